@@ -1,0 +1,4 @@
+//! `batch`: work that ends.
+
+pub mod cron_job;
+pub mod job;

@@ -1,0 +1,19 @@
+//! DeviceClass: a kind of device that claims may ask for.
+
+use crate::kind::Kind;
+use crate::printer::{self, AGE, NAME};
+use crate::resource::{Cells, Column, PrintContext, Resource};
+use k8s_openapi::api::resource::v1::DeviceClass;
+
+const COLUMNS: &[Column] = &[NAME, AGE];
+
+impl Kind for DeviceClass {
+    fn cells(&self, context: &PrintContext) -> Cells {
+        vec![printer::name(&self.metadata), printer::age(&self.metadata, context)]
+    }
+}
+
+/// The row.
+pub fn row() -> Resource {
+    Resource { generation: true, columns: COLUMNS.into(), ..Resource::of::<DeviceClass>() }
+}
