@@ -1,0 +1,296 @@
+//! Puts the server together from its options: keys, store, registry, identity, policy, handlers, listener.
+//!
+//! The order matters: the registry comes before whoever reads objects through it, and the socket is only taken once all caches are filled,
+//! so that nobody is answered from half a state. Bootstrap objects are made while the server already answers; `/readyz` waits for them.
+
+use crate::admission;
+use crate::authentication::{self, Authenticator};
+use crate::authorization::{self, rbac::Rbac};
+use crate::bootstrap::Cluster;
+use crate::connect::{Connections, KubeletTls};
+use crate::handlers::{Api, Document};
+use crate::health::{Check, Health};
+use crate::metrics::Metrics;
+use crate::objects::Objects;
+use crate::options::Options;
+use crate::pipeline::Pipeline;
+use crate::registry::Registry;
+use crate::reviews::{self, Reviews};
+use crate::server::Listener;
+use crate::services::Services;
+use crate::store::{self, Store};
+use crate::tokens::{Issuer, SigningKey, VerificationKey};
+use crate::{pki, tls};
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// The server.
+pub struct Server;
+
+/// How to start one.
+#[derive(Default)]
+pub struct Builder {
+    options: Options,
+    store: Option<Arc<dyn Store>>,
+    tokens: String,
+}
+
+/// A server that runs.
+pub struct Running {
+    address: SocketAddr,
+    cert_dir: PathBuf,
+    registry: Arc<Registry>,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    store: Arc<dyn Store>,
+}
+
+impl Server {
+    /// A server with the default options.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
+impl Builder {
+    /// Takes these options.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Keeps everything in memory, and listens on a free port of the loopback: for tests. Keys are still files, in the options' certificate directory.
+    pub fn in_memory(mut self) -> Result<Self> {
+        self.store = Some(store::memory::open(store::embedded::Options::default()).map_err(|e| anyhow!(e))?);
+        self.options.secure_port = 0;
+        self.options.bind_address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Ok(self)
+    }
+
+    /// Accepts this token for this user besides those of `--token-auth-file`.
+    pub fn token(mut self, token: &str, user: &str, groups: &[&str]) -> Self {
+        self.tokens += &format!("{token},{user},{user},\"{}\"\n", groups.join(","));
+        self
+    }
+
+    /// Starts it; when this returns it is listening.
+    pub async fn start(self) -> Result<Running> {
+        let Builder { options, store, tokens } = self;
+        api::resources::core::pod::validation::security::allow_privileged(options.allow_privileged);
+        let cert_dir = options.cert_dir();
+        let advertised = options.advertise_address.unwrap_or_else(|| advertised(options.bind_address));
+        let mut names = pki::serving_names(&pki::host_name(), &options.service_cluster_ip_range, Some(advertised));
+        names.push(options.bind_address.to_string());
+        pki::ensure(&cert_dir, names, SystemTime::now()).context("keys and certificates")?;
+        let file = |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| cert_dir.join(name));
+        let tls =
+            tls::server_config(&file(&options.tls_cert_file, "apiserver.crt"), &file(&options.tls_private_key_file, "apiserver.key"))?;
+
+        let store = match store {
+            Some(store) => store,
+            None => open_store(&options).await?,
+        };
+        let services = Services::new(&options.service_cluster_ip_range, options.node_ports()?)?;
+        let rows = api::resources::all().to_vec();
+        let event_ttl = Duration::from_secs(options.event_ttl_seconds);
+        let registry = Registry::start(store.clone(), &options.etcd_prefix, rows, services, event_ttl).await.map_err(|e| anyhow!(e))?;
+        let objects: Arc<dyn Objects> = registry.clone();
+
+        let issuer = Arc::new(issuer(&options, &cert_dir)?);
+        let authentication = Arc::new(authentication(&options, &cert_dir, &tokens, issuer.clone(), objects.clone())?);
+        let rbac = Arc::new(Rbac::new(&*objects));
+        let authorization = Arc::new(authorization::Chain::new(&options.authorization_mode, &rbac, &objects));
+
+        let policy = admission::Sources { objects: objects.clone(), authorizer: authorization.clone(), rbac: rbac.clone() };
+        let plugins = admission::plugins(&policy, &options.enable_admission_plugins, &options.disable_admission_plugins);
+        registry.set_admission(plugins.map_err(|e| anyhow!(e))?);
+        let reviews = Reviews::new(reviews::Sources {
+            authentication: authentication.clone(),
+            authorizer: authorization.clone(),
+            rbac,
+            issuer: issuer.clone(),
+            objects: objects.clone(),
+            longest_token: None,
+            extend_tokens: true,
+            clock: SystemTime::now,
+        });
+
+        let health = Health::default();
+        let bootstrapped = health.check("poststarthook/rbac/bootstrap-roles");
+        let metrics = Arc::new(Metrics::default());
+        let stop = CancellationToken::new();
+        let api = Api {
+            registry: registry.clone(),
+            reviews,
+            connections: Connections::new(objects.clone(), kubelet_tls(&options, &cert_dir)?),
+            documents: documents(issuer, advertised, options.secure_port),
+            health,
+            metrics: metrics.clone(),
+            server_address: SocketAddr::new(advertised, options.secure_port).to_string(),
+            min_watch_timeout: Duration::from_secs(options.min_request_timeout),
+            stop: stop.clone(),
+        };
+        let pipeline = Arc::new(Pipeline {
+            authentication,
+            authorization,
+            api: Arc::new(api),
+            reads: Semaphore::new(options.max_requests_inflight),
+            writes: Semaphore::new(options.max_mutating_requests_inflight),
+            metrics,
+        });
+        let listener = Listener::bind(SocketAddr::new(options.bind_address, options.secure_port), tls, pipeline).await?;
+        let address = listener.address()?;
+        tracing::info!(%address, "serving");
+        let serving = tokio::spawn(listener.serve(stop.clone()));
+        let cluster = Cluster {
+            service_range: options.service_cluster_ip_range.clone(),
+            advertise_address: advertised,
+            port: address.port(),
+            client_ca: Some(read(&file(&options.client_ca_file, "ca.crt"))?),
+            today: k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
+        };
+        tokio::spawn(bootstrap(objects, cluster, bootstrapped, stop.clone()));
+        Ok(Running { address, cert_dir, registry, stop, serving, store })
+    }
+}
+
+impl Running {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The authority that signed its certificate, as PEM.
+    pub fn authority(&self) -> Result<String> {
+        read(&self.cert_dir.join("ca.crt"))
+    }
+
+    /// Its registry, for those in the same process.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Ends it: what is running finishes, what is written is on disk.
+    pub async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.serving.await.context("the server's task failed")?;
+        self.store.close().await.map_err(|e| anyhow!(e)).context("closing the store")
+    }
+}
+
+/// Makes the objects that every cluster starts with, again and again until it succeeds: a store that is briefly away must not leave a
+/// cluster without its roles.
+async fn bootstrap(objects: Arc<dyn Objects>, cluster: Cluster, done: Check, stop: CancellationToken) {
+    const RETRY: Duration = Duration::from_secs(1);
+    while let Err(error) = crate::bootstrap::run(&*objects, &cluster).await {
+        tracing::warn!(%error, "the objects that a cluster starts with cannot all be made; trying again");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+    done.set(true);
+}
+
+async fn open_store(options: &Options) -> Result<Arc<dyn Store>> {
+    if !options.etcd_servers.is_empty() {
+        let given = |path: &Option<PathBuf>| path.as_deref().map(|p| read(p).map(String::into_bytes)).transpose();
+        let etcd = store::etcd::Options {
+            servers: options.etcd_servers.clone(),
+            ca: given(&options.etcd_cafile)?,
+            identity: given(&options.etcd_certfile)?.zip(given(&options.etcd_keyfile)?),
+        };
+        return store::etcd::connect(etcd).await.map_err(|e| anyhow!(e)).context("connecting to etcd");
+    }
+    let directory = options.data_dir.join("store");
+    store::sled::open(&directory, store::embedded::Options::default()).map_err(|e| anyhow!(e)).context("opening the store")
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn issuer(options: &Options, cert_dir: &Path) -> Result<Issuer> {
+    let signing = options.service_account_signing_key_file.clone().unwrap_or_else(|| cert_dir.join("sa.key"));
+    let signing = SigningKey::from_pem(&read(&signing)?).map_err(|e| anyhow!("{}: {e}", signing.display()))?;
+    let files = match options.service_account_key_file.as_slice() {
+        [] => vec![cert_dir.join("sa.pub")],
+        given => given.to_vec(),
+    };
+    let mut keys = Vec::new();
+    for file in files {
+        keys.extend(VerificationKey::all_from_pem(&read(&file)?).map_err(|e| anyhow!("{}: {e}", file.display()))?);
+    }
+    Ok(Issuer::new(options.service_account_issuer.clone(), options.api_audiences.clone(), Some(signing), keys))
+}
+
+/// What the server shows kubelets, and how it knows them.
+fn kubelet_tls(options: &Options, cert_dir: &Path) -> Result<KubeletTls> {
+    let file = |given: &Option<PathBuf>, name: &str| read(&given.clone().unwrap_or_else(|| cert_dir.join(name)));
+    let certificate = file(&options.kubelet_client_certificate, "apiserver-kubelet-client.crt")?;
+    let key = file(&options.kubelet_client_key, "apiserver-kubelet-client.key")?;
+    let authority = options.kubelet_certificate_authority.as_deref().map(read).transpose()?;
+    KubeletTls::new(certificate.as_bytes(), key.as_bytes(), authority.as_deref().map(str::as_bytes)).context("the kubelet client")
+}
+
+/// What others verify service account tokens with.
+fn documents(issuer: Arc<Issuer>, advertised: IpAddr, port: u16) -> Vec<(&'static str, Document)> {
+    let print = |value: &serde_json::Value| Bytes::from(value.to_string());
+    let keys = format!("https://{}/openid/v1/jwks", SocketAddr::new(advertised, port));
+    let (of_keys, of_discovery) = (issuer.clone(), issuer);
+    vec![
+        ("/.well-known/openid-configuration", Box::new(move || (200, "application/json", print(&of_discovery.discovery(&keys))))),
+        ("/openid/v1/jwks", Box::new(move || (200, "application/jwk-set+json", print(&of_keys.key_set())))),
+    ]
+}
+
+fn authentication(
+    options: &Options,
+    cert_dir: &Path,
+    tokens: &str,
+    issuer: Arc<Issuer>,
+    objects: Arc<dyn Objects>,
+) -> Result<authentication::Chain> {
+    use authentication::{
+        bootstrap_token::BootstrapTokens, certificate::ClientCertificates, service_account::ServiceAccountTokens, token_file::TokenFile,
+    };
+    let audiences = issuer.audiences().to_vec();
+    let authorities = options.client_ca_file.clone().unwrap_or_else(|| cert_dir.join("ca.crt"));
+    let certificates = ClientCertificates::new(read(&authorities)?.as_bytes()).map_err(|e| anyhow!(e))?;
+    let mut text = match &options.token_auth_file {
+        Some(file) => read(file)?,
+        None => String::new(),
+    };
+    text.push('\n');
+    text += tokens;
+    let list: Vec<Box<dyn Authenticator>> = vec![
+        Box::new(certificates),
+        Box::new(TokenFile::parse(&text, audiences.clone())?),
+        Box::new(ServiceAccountTokens { issuer, objects: objects.clone() }),
+        Box::new(BootstrapTokens { objects, audiences: audiences.clone() }),
+    ];
+    Ok(authentication::Chain::new(list, audiences, options.anonymous_auth))
+}
+
+/// The address that others use: the one listened on, or, for all of them, the one this machine would reach others from.
+fn advertised(bind: IpAddr) -> IpAddr {
+    if !bind.is_unspecified() {
+        return bind;
+    }
+    // Connecting a datagram socket sends nothing; it only makes the kernel choose a source address.
+    let chosen = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    });
+    chosen.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+}
+
+#[cfg(test)]
+mod tests;

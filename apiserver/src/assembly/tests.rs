@@ -1,0 +1,169 @@
+//! The whole path of a request, over TLS, against a server in this process.
+
+use super::{Running, Server};
+use crate::Options;
+use futures::StreamExt;
+use reqwest::{Certificate, Client, Method};
+use serde_json::{Value, json};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+struct Cluster {
+    server: Option<Running>,
+    client: Client,
+    url: String,
+    _keys: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Cluster {
+        // Another test may have been first; all install the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let keys = tempfile::tempdir().unwrap();
+        let options = Options { cert_dir: Some(keys.path().to_owned()), ..Options::default() };
+        let builder = Server::builder().options(options).in_memory().unwrap();
+        let server = builder.token("admin", "admin", &["system:masters"]).token("bob", "bob", &[]).start().await.unwrap();
+        let authority = Certificate::from_pem(server.authority().unwrap().as_bytes()).unwrap();
+        let client = Client::builder().add_root_certificate(authority).build().unwrap();
+        let url = format!("https://{}", server.address());
+        let cluster = Cluster { server: Some(server), client, url, _keys: keys };
+        cluster.ready().await;
+        cluster
+    }
+
+    /// Waits until the objects that every cluster starts with are there.
+    async fn ready(&self) {
+        while self.client.get(format!("{}/readyz", self.url)).send().await.unwrap().status() != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method.parse::<Method>().unwrap(), format!("{}{path}", self.url)).bearer_auth("admin")
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+        let response = request.send().await.unwrap();
+        let code = response.status().as_u16();
+        let text = response.text().await.unwrap();
+        (code, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    async fn json(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        self.send(self.request(method, path).json(&body)).await
+    }
+
+    async fn typed(&self, method: &str, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        self.send(self.request(method, path).header("Content-Type", content_type).body(body)).await
+    }
+
+    async fn stop(mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop().await.unwrap();
+        }
+    }
+}
+
+fn map(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": value}})
+}
+
+#[tokio::test]
+async fn an_object_is_made_read_watched_changed_and_deleted() {
+    let cluster = Cluster::start().await;
+    let (code, made) = cluster.json("POST", MAPS, map("a", "1")).await;
+    assert_eq!((code, &made["data"]["k"]), (201, &json!("1")));
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+    assert_eq!(cluster.send(cluster.request("GET", &format!("{MAPS}/a"))).await, (200, made.clone()));
+    assert_eq!(cluster.json("POST", MAPS, map("a", "2")).await.0, 409);
+
+    let watch = cluster.request("GET", &format!("{MAPS}?watch=1&resourceVersion={version}")).send().await.unwrap();
+    let (code, patched) =
+        cluster.typed("PATCH", &format!("{MAPS}/a"), "application/merge-patch+json", r#"{"data":{"k":"2","n":"3"}}"#).await;
+    assert_eq!((code, &patched["data"]), (200, &json!({"k": "2", "n": "3"})));
+    let mut stale = made.clone();
+    stale["data"]["k"] = "9".into();
+    assert_eq!(cluster.json("PUT", &format!("{MAPS}/a"), stale).await.1["reason"], "Conflict");
+    let (code, unchanged) = cluster.json("PUT", &format!("{MAPS}/a"), patched.clone()).await;
+    assert_eq!((code, &unchanged["metadata"]["resourceVersion"]), (200, &patched["metadata"]["resourceVersion"]));
+    assert_eq!(cluster.send(cluster.request("DELETE", &format!("{MAPS}/a"))).await.1["status"], "Success");
+    assert_eq!(cluster.send(cluster.request("GET", &format!("{MAPS}/a"))).await.0, 404);
+
+    let mut seen = String::new();
+    let mut stream = watch.bytes_stream();
+    while seen.lines().count() < 2 || !seen.ends_with('\n') {
+        seen += std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap();
+    }
+    let types: Vec<Value> = seen.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["type"].clone()).collect();
+    assert_eq!(types, ["MODIFIED", "DELETED"]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_of_one_snapshot_and_as_tables() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c"] {
+        assert_eq!(cluster.json("POST", MAPS, map(name, "1")).await.0, 201);
+    }
+    let (_, first) = cluster.send(cluster.request("GET", &format!("{MAPS}?limit=2"))).await;
+    assert_eq!((first["items"].as_array().unwrap().len(), &first["metadata"]["remainingItemCount"]), (2, &json!(1)));
+    assert_eq!(cluster.send(cluster.request("DELETE", &format!("{MAPS}/c"))).await.0, 200);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let (_, second) = cluster.send(cluster.request("GET", &format!("{MAPS}?limit=2&continue={token}"))).await;
+    assert_eq!(second["items"][0]["metadata"]["name"], "c", "the snapshot is the first page's");
+    let table = cluster.request("GET", MAPS).header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let (_, table) = cluster.send(table).await;
+    assert_eq!((&table["kind"], table["rows"].as_array().unwrap().len()), (&json!("Table"), 2));
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..2], [json!("a"), json!(1)]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_in_upstreams_words_and_nothing_is_stored() {
+    let cluster = Cluster::start().await;
+    let big = "x".repeat(5 << 20);
+    for (content_type, body, code, message) in [
+        ("application/json", "{not json".to_owned(), 400, "couldn't get version/kind; json parse error"),
+        ("application/yaml", "a: [b".to_owned(), 400, "did not find expected"),
+        ("application/json", r#"{"kind":"Secret","apiVersion":"v1"}"#.to_owned(), 400, ""),
+        ("application/json", r#"{"metadata":{"name":"A B"}}"#.to_owned(), 422, "a lowercase RFC 1123 subdomain"),
+        ("text/html", "{}".to_owned(), 415, "accepted media types include"),
+        ("application/json", format!("{{\"data\":{{\"k\":\"{big}\"}}}}"), 413, "Request entity too large: limit is 3145728"),
+        ("application/vnd.kubernetes.protobuf", "{}".to_owned(), 400, "expected prefix"),
+    ] {
+        let (got, answer) = cluster.typed("POST", MAPS, content_type, body).await;
+        assert_eq!((got, &answer["kind"]), (code, &json!("Status")), "{answer}");
+        assert!(answer["message"].as_str().unwrap().contains(message), "{answer}");
+    }
+    let (_, list) = cluster.send(cluster.request("GET", MAPS)).await;
+    assert_eq!(list["items"], json!([]));
+    assert_eq!(cluster.send(cluster.request("GET", "/api/v1/namespaces/default/nosuchs")).await.1["code"], 404);
+    assert_eq!(cluster.send(cluster.client.get(format!("{}{MAPS}", cluster.url)).bearer_auth("wrong")).await.0, 401);
+    let (code, refused) = cluster.send(cluster.client.get(format!("{}{MAPS}", cluster.url)).bearer_auth("bob")).await;
+    assert_eq!(code, 403);
+    assert!(refused["message"].as_str().unwrap().starts_with("configmaps is forbidden: User \"bob\" cannot list resource \"configmaps\""));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_once_and_goes_when_its_node_lets_it() {
+    let cluster = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let account = json!({"metadata": {"name": "default"}});
+    cluster.json("POST", "/api/v1/namespaces/default/serviceaccounts", account).await;
+    let pod = json!({"metadata": {"generateName": "p-"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let (code, made) = cluster.json("POST", pods, pod).await;
+    assert_eq!(code, 201, "{made}");
+    let one = format!("{pods}/{}", made["metadata"]["name"].as_str().unwrap());
+    let binding = |node: &str| json!({"target": {"kind": "Node", "name": node}});
+    assert_eq!(cluster.json("POST", &format!("{one}/binding"), binding("n1")).await.0, 201);
+    assert_eq!(cluster.json("POST", &format!("{one}/binding"), binding("n2")).await.1["reason"], "Conflict");
+    let (_, bound) = cluster.send(cluster.request("GET", &format!("{pods}?fieldSelector=spec.nodeName%3Dn1"))).await;
+    assert_eq!(bound["items"].as_array().unwrap().len(), 1);
+    let (_, going) = cluster.send(cluster.request("DELETE", &one)).await;
+    assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert_eq!(cluster.send(cluster.request("GET", &one)).await.0, 200);
+    assert_eq!(cluster.send(cluster.request("DELETE", &format!("{one}?gracePeriodSeconds=0"))).await.0, 200);
+    assert_eq!(cluster.send(cluster.request("GET", &one)).await.0, 404);
+    cluster.stop().await;
+}

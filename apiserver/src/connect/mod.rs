@@ -1,0 +1,149 @@
+//! Requests that are passed on to kubelets, pods and services: logs, exec, attach, port-forward, proxy
+//! (upstream: `pkg/registry/core/{pod,node,service}/{rest,strategy.go,storage}`, `kubelet/client`).
+//!
+//! Where a request goes is decided by pure functions over the pod, node and service; the bytes are then copied both ways without looking at them, WebSocket
+//! and SPDY upgrades included. Translating between protocols is left out: the kubelet understands what clients speak.
+
+mod location;
+mod options;
+mod proxy;
+mod transport;
+
+pub use transport::{KubeletTls, TlsError};
+
+use crate::objects::{Collection, Objects, decoded};
+use api::status::{Result, StatusError};
+use axum::body::Body;
+use http::{Request, Response, StatusCode, header};
+use k8s_openapi::api::core::v1::Pod;
+use std::sync::Arc;
+use transport::Transport;
+
+/// What is to be connected to: the parts of the request's path and its query.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted<'a> {
+    /// `pods`, `nodes` or `services`.
+    pub plural: &'a str,
+    /// `log`, `exec`, `attach`, `portforward` or `proxy`.
+    pub subresource: &'a str,
+    /// Namespace, or empty.
+    pub namespace: &'a str,
+    /// The object's name; for proxies `[SCHEME:]NAME[:PORT]`.
+    pub name: &'a str,
+    /// What of the path follows `proxy`, `/` at its start; empty if there is nothing, not even a slash.
+    pub rest: &'a str,
+    /// The query, decoded, in order.
+    pub query: &'a [(String, String)],
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Whether over TLS, and whether the kubelet's client certificate is shown.
+    pub transport: Transport,
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Path and query.
+    pub path: String,
+}
+
+/// Passes requests on.
+pub struct Connections {
+    objects: Arc<dyn Objects>,
+    tls: KubeletTls,
+}
+
+impl Connections {
+    /// Looks things up in these objects and shows kubelets this certificate.
+    pub fn new(objects: Arc<dyn Objects>, tls: KubeletTls) -> Self {
+        Connections { objects, tls }
+    }
+
+    /// Passes the request on and answers with what comes back.
+    pub async fn connect(&self, wanted: &Wanted<'_>, request: Request<Body>) -> Result<Response<Body>> {
+        match wanted.subresource {
+            "log" => self.log(wanted, request).await,
+            "proxy" if wanted.rest.is_empty() => Ok(slash_added(&request)),
+            "proxy" => {
+                let mut target = proxy::target(&*self.objects, wanted)?;
+                target.path = wanted.rest.to_owned();
+                if let Some(query) = request.uri().query() {
+                    target.path = format!("{}?{query}", target.path);
+                }
+                self.tls.forward(&target, request).await.map_err(|e| unreachable(&e))
+            }
+            _ => {
+                let target = self.stream(wanted)?;
+                self.tls.forward(&target, request).await.map_err(|e| StatusError::internal(format!("error dialing backend: {e}")))
+            }
+        }
+    }
+
+    fn pod(&self, wanted: &Wanted<'_>) -> Result<Pod> {
+        let pod = decoded::<Pod>(&*self.objects, Collection::core("pods"), wanted.namespace, wanted.name);
+        pod.ok_or_else(|| StatusError::not_found("", "pods", wanted.name))
+    }
+
+    async fn log(&self, wanted: &Wanted<'_>, request: Request<Body>) -> Result<Response<Body>> {
+        let options = options::Log::parse(wanted.query)?;
+        options.validate(wanted.name)?;
+        let pod = self.pod(wanted)?;
+        let container = location::container(&pod, &options.container)?;
+        let Some(node) = location::node(&pod) else {
+            // Nothing runs yet, so there is nothing to read.
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            return Ok(response);
+        };
+        let path = format!("/containerLogs/{}/{}/{container}", wanted.namespace, wanted.name);
+        let target = location::kubelet(&*self.objects, node, &with_query(path, &options.query()))?;
+        let url = format!("https://{}:{}{}", target.host, target.port, target.path);
+        let answer = self.tls.forward(&target, request).await;
+        let response = answer.map_err(|e| StatusError::new(500, "", format!("Get {url:?}: {e}")))?;
+        transport::checked(response, wanted.name).await
+    }
+
+    /// Exec, attach and port-forward.
+    fn stream(&self, wanted: &Wanted<'_>) -> Result<Target> {
+        let pod = self.pod(wanted)?;
+        let (verb, container, query) = match wanted.subresource {
+            "exec" => {
+                ("exec", Some(location::container(&pod, options::first(wanted.query, "container"))?), options::streams(wanted.query)?)
+            }
+            "attach" => {
+                ("attach", Some(location::container(&pod, options::first(wanted.query, "container"))?), options::streams(wanted.query)?)
+            }
+            "portforward" => ("portForward", None, options::ports(wanted.query)?),
+            other => return Err(StatusError::internal(format!("no connection is made for {other}"))),
+        };
+        let name = wanted.name;
+        let node = location::node(&pod).ok_or_else(|| StatusError::bad_request(format!("pod {name} does not have a host assigned")))?;
+        let mut path = format!("/{verb}/{}/{name}", wanted.namespace);
+        if let Some(container) = container {
+            path = format!("{path}/{container}");
+        }
+        location::kubelet(&*self.objects, node, &with_query(path, &query))
+    }
+}
+
+fn with_query(path: String, query: &str) -> String {
+    if query.is_empty() { path } else { format!("{path}?{query}") }
+}
+
+fn unreachable(error: &transport::DialError) -> StatusError {
+    StatusError::new(503, "ServiceUnavailable", format!("error trying to reach service: {error}"))
+}
+
+/// A proxied path needs its slash, or relative links in pages would lead elsewhere.
+fn slash_added(request: &Request<Body>) -> Response<Body> {
+    let uri = request.uri();
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = format!("{}/{query}", uri.path()).parse() {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}

@@ -1,0 +1,199 @@
+//! From an authorised request to its answer: finds the resource and the verb, and hands over to the verb's handler
+//! (upstream: `apiserver/pkg/endpoints/installer.go` makes these routes; here they are looked up in the rows).
+
+pub mod parameters;
+mod read;
+mod watch;
+mod write;
+
+use crate::authentication::UserInfo;
+use crate::connect::{Connections, Wanted};
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::negotiation::{Format, Offer, negotiate};
+use crate::registry::{Endpoint, Registry};
+use crate::request::{Query, RequestInfo};
+use crate::respond::{self, Response};
+use crate::reviews::Reviews;
+use api::resource::Verb;
+use api::{StatusError, status::Result};
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The largest body that is read (upstream: `MaxRequestBodyBytes`).
+pub const MAX_BODY: usize = 3 * 1024 * 1024;
+
+/// One authorised request.
+pub struct Call {
+    /// The request as it came, its body unread; what a proxied connection is upgraded from.
+    pub request: Request<Body>,
+    /// What it asks for.
+    pub info: RequestInfo,
+    /// Its query.
+    pub query: Query,
+    /// Who asks.
+    pub user: UserInfo,
+}
+
+impl Call {
+    /// A request by somebody who may make it.
+    pub fn new(request: Request<Body>, info: RequestInfo, query: Query, user: UserInfo) -> Self {
+        Call { request, info, query, user }
+    }
+
+    /// The form to answer in.
+    pub fn format(&self, offer: Offer) -> Result<Format> {
+        negotiate(self.request.headers(), self.query.get("pretty"), offer)
+    }
+
+    /// The client's program: the user agent up to its version (upstream: `prefixFromUserAgent`).
+    pub fn program(&self) -> String {
+        let agent = self.request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        api::managed_fields::manager_of_user_agent(agent)
+    }
+
+    /// Reads the body, within the limit.
+    pub async fn body(&mut self) -> Result<Bytes> {
+        let body = std::mem::take(self.request.body_mut());
+        match Limited::new(body, MAX_BODY).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => {
+                Err(StatusError::too_large(format!("Request entity too large: limit is {MAX_BODY}")))
+            }
+            Err(error) => Err(StatusError::bad_request(format!("unable to read the request body: {error}"))),
+        }
+    }
+}
+
+/// The subresources whose requests are passed on to a kubelet, a pod or a service.
+const CONNECTED: [&str; 5] = ["attach", "exec", "log", "portforward", "proxy"];
+
+/// A path outside the API that another part answers, as a whole document: the token issuer's.
+pub type Document = Box<dyn Fn() -> (u16, &'static str, Bytes) + Send + Sync>;
+
+/// All handlers and what they need.
+pub struct Api {
+    /// Every resource.
+    pub registry: Arc<Registry>,
+    /// What is answered rather than stored.
+    pub reviews: Reviews,
+    /// What passes requests on to kubelets, pods and services.
+    pub connections: Connections,
+    /// Documents by their path.
+    pub documents: Vec<(&'static str, Document)>,
+    /// Checks.
+    pub health: Health,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// `host:port` under which the server is reached from inside the cluster.
+    pub server_address: String,
+    /// How long a watch without a timeout lasts at least.
+    pub min_watch_timeout: Duration,
+    /// Cancelled when the server is told to stop: watches end then, so that their clients go on elsewhere.
+    pub stop: CancellationToken,
+}
+
+impl Api {
+    /// Answers a request.
+    pub async fn serve(&self, call: Call) -> Response {
+        let format = call.format(Offer::Plain).unwrap_or(Format::JSON);
+        let answer = match call.info.resource_request {
+            true => self.resource(call).await,
+            false => crate::paths::answer(self, &call),
+        };
+        answer.unwrap_or_else(|error| respond::status(&error, format))
+    }
+
+    async fn resource(&self, call: Call) -> Result<Response> {
+        let info = &call.info;
+        let Some(endpoint) = self.registry.endpoint(&info.group, &info.version, &info.resource) else {
+            // Under a group that is served the router knows the path; elsewhere nobody does.
+            let routed = info.group.is_empty() || self.registry.has_group(&info.group);
+            return if routed { Err(respond::generic(404)) } else { Ok(respond::page_not_found()) };
+        };
+        let row = endpoint.row;
+        let is_namespace = row.group.is_empty() && row.plural == "namespaces";
+        if !row.namespaced() && !info.namespace.is_empty() && !is_namespace {
+            return Err(respond::generic(404));
+        }
+        if !info.subresource.is_empty() {
+            let subresource = row.subresource(&info.subresource).ok_or_else(|| respond::generic(404))?;
+            if !subresource.verbs.iter().any(|v| fits(*v, call.request.method(), &info.verb)) {
+                return Err(respond::generic(405));
+            }
+            return self.subresource(call, endpoint).await;
+        }
+        if !row.verbs.iter().any(|v| crate::discovery::verb_name(*v) == info.verb) || !named_as_the_verb_needs(&call, row.namespaced()) {
+            return Err(respond::generic(405));
+        }
+        match info.verb.as_ref() {
+            "get" => read::get(self, call, &endpoint).await,
+            "list" => read::list(self, call, &endpoint).await,
+            "watch" => watch::watch(self, call, endpoint).await,
+            "create" => write::create(self, call, &endpoint).await,
+            "update" => write::update(self, call, &endpoint).await,
+            "patch" => write::patch(self, call, &endpoint).await,
+            "delete" => write::delete(self, call, &endpoint).await,
+            "deletecollection" => write::delete_collection(self, call, &endpoint).await,
+            _ => Err(respond::generic(405)),
+        }
+    }
+
+    async fn subresource(&self, call: Call, endpoint: Arc<Endpoint>) -> Result<Response> {
+        if CONNECTED.contains(&call.info.subresource.as_str()) {
+            return self.connect(call).await;
+        }
+        match call.info.verb.as_ref() {
+            "get" => read::get(self, call, &endpoint).await,
+            "create" => write::create(self, call, &endpoint).await,
+            "update" => write::update(self, call, &endpoint).await,
+            "patch" => write::patch(self, call, &endpoint).await,
+            _ => Err(respond::generic(405)),
+        }
+    }
+}
+
+impl Api {
+    /// Passes the request on.
+    async fn connect(&self, call: Call) -> Result<Response> {
+        let Call { request, info, query, .. } = call;
+        let path = request.uri().path().to_owned();
+        // What follows the subresource goes on as it was written, its escapes included.
+        let start = path.find(&format!("/{}/", info.resource)).unwrap_or(0);
+        let mark = format!("/{}", info.subresource);
+        let rest = path[start..].find(&mark).map_or("", |at| &path[start + at + mark.len()..]);
+        let wanted = Wanted {
+            plural: &info.resource,
+            subresource: &info.subresource,
+            namespace: &info.namespace,
+            name: &info.name,
+            rest,
+            query: query.pairs(),
+        };
+        self.connections.connect(&wanted, request).await
+    }
+}
+
+/// Whether a subresource's verb covers the request. Streams are opened with GET or POST.
+fn fits(verb: Verb, method: &Method, asked: &str) -> bool {
+    let name = crate::discovery::verb_name(verb);
+    name == asked || (asked == "proxy" && matches!((verb, method.as_str()), (Verb::Get, "GET") | (Verb::Create, "POST")))
+}
+
+/// Whether the path has a name where the verb needs one, and none where it must not; and a namespace where something is made in one.
+fn named_as_the_verb_needs(call: &Call, namespaced: bool) -> bool {
+    let info = &call.info;
+    // A list of one name, found in its field selector, is still a list.
+    let named = info.path.trim_end_matches('/').rsplit('/').next().is_some_and(|last| last == info.name) && !info.name.is_empty();
+    match info.verb.as_ref() {
+        "create" => !named && (!namespaced || !info.namespace.is_empty()),
+        "deletecollection" => !namespaced || !info.namespace.is_empty(),
+        "get" | "update" | "patch" | "delete" => named,
+        _ => true,
+    }
+}

@@ -1,0 +1,214 @@
+//! POST, PUT, PATCH and DELETE: reads the body as what the path says it is, and hands it to the registry
+//! (upstream: `endpoints/handlers/{create,update,patch,delete}.go`).
+
+use super::parameters::{DeleteParameters, ListParameters, Write as Verb, WriteParameters};
+use super::{Api, Call, read};
+use crate::negotiation::{self, BodyEncoding, Offer};
+use crate::registry::patch::PatchKind;
+use crate::registry::subresource::View;
+use crate::registry::update::Wanted;
+use crate::registry::{Endpoint, Write, Written, delete, metadata, scale};
+use crate::respond::{self, Response};
+use crate::reviews::Asked;
+use api::decode::body::{self, FieldValidation, Media, Target};
+use api::protobuf;
+use api::schema::{self, Root};
+use api::{StatusError, status::Result};
+use serde_json::Value;
+
+/// What the body of a request to this path is: the resource's kind, or its subresource's.
+fn target<'a>(endpoint: &'a Endpoint, subresource: &'a str) -> Result<Target<'a>> {
+    let row = endpoint.row;
+    let (group, version, kind) = match row.subresource(subresource) {
+        Some(s) if !s.group_version.1.is_empty() => (s.group_version.0.as_ref(), s.group_version.1.as_ref(), s.kind.as_ref()),
+        Some(s) => (row.group.as_ref(), row.version.as_ref(), s.kind.as_ref()),
+        None => (row.group.as_ref(), row.version.as_ref(), row.kind.as_ref()),
+    };
+    let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let root: Root<'static> =
+        schema::of_kind(&api_version, kind).ok_or_else(|| StatusError::internal(format!("no schema is known for {api_version} {kind}")))?;
+    Ok(Target { group, version, kind, root })
+}
+
+/// The body as what it must be, with the warnings to send along.
+fn decode(target: &Target<'_>, bytes: &[u8], encoding: BodyEncoding, validation: FieldValidation) -> Result<(Value, Vec<String>)> {
+    match encoding {
+        BodyEncoding::Json => body::decode(target, bytes, Media::Json, validation),
+        BodyEncoding::Yaml => body::decode(target, bytes, Media::Yaml, validation),
+        BodyEncoding::Protobuf => {
+            let unrecognized =
+                |e| StatusError::bad_request(format!("the object provided is unrecognized (must be of type {}): {e}", target.kind));
+            body::decode_value(target, &protobuf::decode(bytes).map_err(unrecognized)?, validation)
+        }
+    }
+}
+
+/// Who owns what is written.
+fn manager(call: &Call, parameters: &WriteParameters) -> String {
+    if parameters.field_manager.is_empty() { call.program() } else { parameters.field_manager.clone() }
+}
+
+fn write<'a>(call: &'a Call, endpoint: &'a Endpoint, parameters: &WriteParameters, manager: &'a str) -> Write<'a> {
+    Write {
+        endpoint,
+        subresource: &call.info.subresource,
+        namespace: if endpoint.row.namespaced() { &call.info.namespace } else { "" },
+        name: &call.info.name,
+        user: &call.user,
+        manager,
+        dry_run: parameters.dry_run,
+        field_validation: parameters.field_validation,
+        admit: true,
+    }
+}
+
+fn finish(endpoint: &Endpoint, call: &Call, written: Written, mut warnings: Vec<String>) -> Result<Response> {
+    let format = call.format(Offer::Resource)?;
+    let code = if written.created { 201 } else { 200 };
+    let mut response = match call.info.subresource.as_str() {
+        "scale" => {
+            let object: Value = serde_json::from_slice(&written.object).map_err(StatusError::internal)?;
+            respond::value(code, &scale::of(&object), format)
+        }
+        _ => read::object(endpoint, code, written.object, format, call)?,
+    };
+    warnings.extend(written.warnings);
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// POST.
+pub(super) async fn create(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
+    let format = call.format(Offer::Resource)?;
+    let encoding = negotiation::body_encoding(call.request.headers())?;
+    let parameters = WriteParameters::parse(&call.query, Verb::Create)?;
+    let bytes = call.body().await?;
+    let (object, mut warnings) = decode(&target(endpoint, &call.info.subresource)?, &bytes, encoding, parameters.field_validation)?;
+    let row = endpoint.row;
+    let manager = manager(&call, &parameters);
+    let write = write(&call, endpoint, &parameters, &manager);
+    if let Some(review) = api.reviews.find(&row.group, &row.plural, &call.info.subresource) {
+        let mut object = object;
+        if call.info.subresource.is_empty() {
+            // The fields of a question have owners too, and upstream answers with them.
+            let managed = write.managed_fields(None, &object, &object);
+            metadata::put_managed_fields(&mut object, managed);
+        }
+        let asked = Asked { user: &call.user, namespace: &call.info.namespace, name: &call.info.name, object, dry_run: parameters.dry_run };
+        let mut response = respond::value(201, &review.answer(asked).await?, format);
+        respond::warn(&mut response, &warnings);
+        return Ok(response);
+    }
+    let done = match (row.plural.as_ref(), write.subresource) {
+        ("pods", "binding") | ("bindings", "") => api.registry.bind(&write, object, &mut warnings).await?,
+        ("pods", "eviction") => api.registry.evict(&write, object, &mut warnings).await?,
+        (_, "") => {
+            let written = api.registry.create(&write, object).await?;
+            return finish(endpoint, &call, written, warnings);
+        }
+        _ => return Err(respond::generic(405)),
+    };
+    let mut response = respond::value(201, &done, format);
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// PUT.
+pub(super) async fn update(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
+    call.format(Offer::Resource)?;
+    let encoding = negotiation::body_encoding(call.request.headers())?;
+    let parameters = WriteParameters::parse(&call.query, Verb::Update)?;
+    let bytes = call.body().await?;
+    let (mut object, warnings) = decode(&target(endpoint, &call.info.subresource)?, &bytes, encoding, parameters.field_validation)?;
+    if metadata::text(&object, "name").is_empty() {
+        let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.info.name);
+        return Err(StatusError::bad_request(why));
+    }
+    metadata::match_name(&mut object, &call.info.name)?;
+    let manager = manager(&call, &parameters);
+    let write = write(&call, endpoint, &parameters, &manager);
+    metadata::match_namespace(&mut object, write.namespace)?;
+    if write.subresource == "scale" {
+        let make = |current: &crate::registry::update::Current| {
+            let value = scale::apply(&current.value, &object)?;
+            Ok(Wanted { value, managed: Value::Null, applied: false, warnings: Vec::new(), uid: None })
+        };
+        let written = api.registry.update(&write, View::Main, &make).await?;
+        return finish(endpoint, &call, written, warnings);
+    }
+    let view = View::of(write.subresource).ok_or_else(|| respond::generic(405))?;
+    let sent = metadata::take_managed_fields(&mut object);
+    let uid = Some(metadata::text(&object, "uid").to_owned());
+    let make = |_: &crate::registry::update::Current| {
+        Ok(Wanted { value: object.clone(), managed: sent.clone(), applied: false, warnings: Vec::new(), uid: uid.clone() })
+    };
+    let written = match api.registry.update(&write, view, &make).await {
+        Err(error) if error.code() == 404 && view == View::Main && endpoint.creates_on_update() => {
+            api.registry.create(&write, object.clone()).await?
+        }
+        other => other?,
+    };
+    finish(endpoint, &call, written, warnings)
+}
+
+/// PATCH.
+pub(super) async fn patch(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
+    call.format(Offer::Resource)?;
+    let kind = PatchKind::of(negotiation::content_type(call.request.headers())).ok_or_else(|| respond::generic(415))?;
+    let verb = if kind == PatchKind::Apply { Verb::Apply } else { Verb::Patch };
+    let parameters = WriteParameters::parse(&call.query, verb)?;
+    let bytes = call.body().await?;
+    let manager = manager(&call, &parameters);
+    let write = write(&call, endpoint, &parameters, &manager);
+    let target = target(endpoint, write.subresource)?;
+    let written = api.registry.patch(&write, kind, &target, &bytes, parameters.force).await?;
+    finish(endpoint, &call, written, Vec::new())
+}
+
+/// The options of a deletion, from the body if there is one.
+async fn delete_parameters(call: &mut Call) -> Result<DeleteParameters> {
+    let bytes = call.body().await?;
+    if bytes.is_empty() {
+        return DeleteParameters::parse(&call.query, None);
+    }
+    let bad = |e: String| StatusError::bad_request(e);
+    let options = match negotiation::body_encoding(call.request.headers())? {
+        BodyEncoding::Json => api::decode::any_json(&bytes).map_err(|e| bad(e.to_string()))?,
+        BodyEncoding::Yaml => serde_yaml::from_slice(&bytes).map_err(|e| bad(e.to_string()))?,
+        BodyEncoding::Protobuf => protobuf::decode(&bytes).map_err(|e| bad(e.to_string()))?,
+    };
+    DeleteParameters::parse(&call.query, Some(options))
+}
+
+/// DELETE of an object.
+pub(super) async fn delete(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
+    let format = call.format(Offer::Resource)?;
+    let options = delete_parameters(&mut call).await?;
+    let parameters = WriteParameters { dry_run: options.dry_run, ..Default::default() };
+    let write = write(&call, endpoint, &parameters, "");
+    let mut warnings = Vec::new();
+    let deleted = api.registry.delete(&write, &options, &mut warnings).await?;
+    let pending = matches!(deleted, delete::Deleted::Pending(_));
+    // Who asked the old way for dependents to be deleted is told when that is still to come.
+    let code = if pending && options.orphan_dependents == Some(false) { 202 } else { 200 };
+    let mut response = match delete::answer(endpoint, deleted) {
+        Err(object) => read::object(endpoint, code, object, format, &call)?,
+        Ok(status) => respond::value(code, &status, format),
+    };
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}
+
+/// DELETE of a collection.
+pub(super) async fn delete_collection(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
+    let format = call.format(Offer::Resource)?;
+    let list = ListParameters::parse(&call.query, false)?;
+    let options = delete_parameters(&mut call).await?;
+    let parameters = WriteParameters { dry_run: options.dry_run, ..Default::default() };
+    let write = Write { name: "", ..write(&call, endpoint, &parameters, "") };
+    let mut warnings = Vec::new();
+    let listing = api.registry.delete_collection(&write, &list, &options, &mut warnings).await?;
+    let mut response = read::listing(endpoint, listing, format, &call)?;
+    respond::warn(&mut response, &warnings);
+    Ok(response)
+}

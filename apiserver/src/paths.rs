@@ -1,0 +1,95 @@
+//! The paths that are no resources: discovery, version, health, metrics, OpenAPI and what other parts publish.
+
+use crate::discovery;
+use crate::handlers::{Api, Call};
+use crate::negotiation::{Format, Offer, Shape};
+use crate::respond::{self, Response};
+use api::status::Result;
+use serde_json::{Value, json};
+
+/// The version of the API that is served, in the form clients compare.
+pub const GIT_VERSION: &str = "v1.36.2";
+
+/// `/version`.
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "36", "emulationMajor": "1", "emulationMinor": "36", "minCompatibilityMajor": "1", "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "", "compiler": "rustc", "platform": format!("linux/{}", go_arch(std::env::consts::ARCH)),
+    })
+}
+
+/// An architecture as Go names it.
+fn go_arch(rust: &'static str) -> &'static str {
+    match rust {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Answers a path that is no resource.
+pub(crate) fn answer(api: &Api, call: &Call) -> Result<Response> {
+    let path = call.info.path.trim_matches('/');
+    if !matches!(call.request.method().as_str(), "GET" | "HEAD") {
+        return Ok(respond::page_not_found());
+    }
+    if let Some((_, document)) = api.documents.iter().find(|(p, _)| p.trim_matches('/') == path) {
+        let (code, content_type, body) = document();
+        return Ok(respond::raw(code, content_type, body));
+    }
+    let parts: Vec<&str> = path.split('/').collect();
+    match parts.as_slice() {
+        ["healthz" | "livez" | "readyz", ..] => Ok(api.health.answer(path, &call.query)),
+        ["version"] => Ok(respond::value(200, &version(), call.format(Offer::Plain)?)),
+        ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4; charset=utf-8", api.metrics.render())),
+        ["api" | "apis"] => top(api, call, parts[0] == "api"),
+        ["api", version] => {
+            document(call, discovery::resource_list(&api.registry.rows(), "", version).ok_or_else(|| respond::generic(404))?)
+        }
+        ["apis", group] => found(call, discovery::group(&api.registry.rows(), group)),
+        ["apis", group, version] => match discovery::resource_list(&api.registry.rows(), group, version) {
+            None if api.registry.has_group(group) => Err(respond::generic(404)),
+            list => found(call, list),
+        },
+        ["openapi", ..] => crate::openapi::answer(api, call, &parts[1..]),
+        [""] => Ok(respond::value(200, &json!({"paths": paths(api)}), call.format(Offer::Plain)?)),
+        _ => Ok(respond::page_not_found()),
+    }
+}
+
+fn found(call: &Call, value: Option<Value>) -> Result<Response> {
+    value.map_or_else(|| Ok(respond::page_not_found()), |value| document(call, value))
+}
+
+fn document(call: &Call, value: Value) -> Result<Response> {
+    Ok(respond::value(200, &value, call.format(Offer::Plain)?))
+}
+
+/// `/api` and `/apis`, plain or aggregated.
+fn top(api: &Api, call: &Call, core: bool) -> Result<Response> {
+    let rows = api.registry.rows();
+    let format = call.format(Offer::Discovery)?;
+    if format.shape == Shape::AggregatedDiscovery {
+        let mut response = respond::value(200, &discovery::aggregated(&rows, core), Format { shape: Shape::Object, ..format });
+        let content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+        return Ok(response);
+    }
+    let value = if core { discovery::core_versions(&rows, &api.server_address) } else { discovery::group_list(&rows) };
+    Ok(respond::value(200, &value, format))
+}
+
+/// The list at `/`.
+fn paths(api: &Api) -> Vec<String> {
+    let mut out = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into(), "/apis/".into()];
+    for (group, versions) in discovery::groups(&api.registry.rows()).into_iter().filter(|(g, _)| !g.is_empty()) {
+        out.push(format!("/apis/{group}"));
+        out.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
+    }
+    out.extend(["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    out.extend(api.documents.iter().map(|(path, _)| (*path).to_owned()));
+    out.sort();
+    out.dedup();
+    out
+}

@@ -1,0 +1,300 @@
+//! The generic registry: every verb on every kind, by the kind's row (upstream: `registry/generic/registry/store.go`).
+//!
+//! Reads come from the watch cache as bytes; writes go through one path, in [`create`], [`update`] and [`delete`], in upstream's order.
+//! What a kind does differently is in its row and its [`api::Kind`], never here; the few resources whose writes concern other objects
+//! (service addresses, bindings, evictions) have a file each.
+
+pub mod create;
+pub mod delete;
+pub mod keys;
+pub mod metadata;
+pub mod objects;
+mod ownership;
+pub mod patch;
+pub mod pods;
+pub mod read;
+pub mod scale;
+pub mod subresource;
+pub mod update;
+
+use crate::admission::Admission;
+use crate::authentication::UserInfo;
+use crate::cache::{Attributes, Cache, CacheError, Caches, Describe, ResourceSpec};
+use crate::encoding;
+use crate::store::{LeaseId, Revision, Store, StoreError};
+use api::decode::body::FieldValidation;
+use api::resource::Verb;
+use api::{Object, Resource, StatusError, normalize, schema, status::Result};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{StatusCause, StatusDetails};
+use parking_lot::Mutex;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// One resource as served: its row, and where its objects are.
+pub struct Endpoint {
+    /// The row.
+    pub row: &'static Resource,
+    /// The cache of its stored objects; `None` if it is answered rather than stored.
+    pub cache: Option<Arc<Cache>>,
+    /// `v1`, `apps/v1`.
+    pub api_version: String,
+    /// `PodList`.
+    pub list_kind: String,
+    /// What is known of the fields of its objects.
+    schema: Option<schema::Root<'static>>,
+}
+
+impl Endpoint {
+    fn new(row: &'static Resource, cache: Option<Arc<Cache>>) -> Self {
+        Endpoint { row, cache, api_version: row.api_version(), list_kind: format!("{}List", row.kind), schema: schema::find(&row.schema) }
+    }
+
+    /// The cache, or 405: a resource that is only answered has nothing to read.
+    pub fn cache(&self) -> Result<&Cache> {
+        self.cache.as_deref().ok_or_else(|| crate::respond::generic(405))
+    }
+
+    /// Whether objects are stored as they are served.
+    pub fn stored_as_served(&self) -> bool {
+        self.row.storage.is_none()
+    }
+
+    /// A stored text (with resource version) as it is served.
+    pub fn served(&self, stored: Bytes) -> Result<Bytes> {
+        match self.row.storage {
+            None => Ok(stored),
+            Some(_) => Ok(print(&self.served_value(&stored)?)),
+        }
+    }
+
+    /// The same, decoded.
+    pub fn served_value(&self, stored: &[u8]) -> Result<Value> {
+        let value: Value = serde_json::from_slice(stored).map_err(StatusError::internal)?;
+        Ok(match &self.row.storage {
+            None => value,
+            Some(conversion) => (conversion.from_storage)(value),
+        })
+    }
+
+    /// A served object in the form that is stored, without its resource version.
+    pub fn stored(&self, served: Value) -> Bytes {
+        encoding::encode(&match &self.row.storage {
+            None => served,
+            Some(conversion) => (conversion.to_storage)(served),
+        })
+    }
+
+    /// The object as served and stored: as upstream's encoder prints it.
+    pub fn value(&self, object: &dyn Object) -> Value {
+        let mut value = object.to_value();
+        if let Some(root) = self.schema {
+            normalize::normalize(root, &mut value);
+        }
+        value
+    }
+
+    /// A served value as the kind's type.
+    pub fn typed(&self, served: Value) -> Result<Box<dyn Object>> {
+        (self.row.decode)(served).map_err(StatusError::internal)
+    }
+
+    /// 404 for one of its objects.
+    pub fn not_found(&self, name: &str) -> StatusError {
+        StatusError::not_found(&self.row.group, &self.row.plural, name)
+    }
+
+    /// 409 for one of its objects.
+    pub fn conflict(&self, name: &str, why: &str) -> StatusError {
+        StatusError::conflict(&self.row.group, &self.row.plural, name, why)
+    }
+}
+
+fn print(value: &Value) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("a JSON value prints into memory"))
+}
+
+/// What a write that lost the race is told (upstream: `registry.OptimisticLockErrorMsg`).
+pub const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+
+/// A write: on what, by whom and how. One for each request.
+pub struct Write<'a> {
+    /// The resource.
+    pub endpoint: &'a Endpoint,
+    /// `status`, ... or empty.
+    pub subresource: &'a str,
+    /// The namespace in the path, or empty.
+    pub namespace: &'a str,
+    /// The name in the path, or empty.
+    pub name: &'a str,
+    /// Who.
+    pub user: &'a UserInfo,
+    /// Who owns the fields that change: the `fieldManager` given, else the client's program.
+    pub manager: &'a str,
+    /// Everything but the store.
+    pub dry_run: bool,
+    /// What becomes of unknown fields.
+    pub field_validation: FieldValidation,
+    /// Whether admission is asked: not for what the server itself writes.
+    pub admit: bool,
+}
+
+/// What a write came to.
+pub struct Written {
+    /// The object as served.
+    pub object: Bytes,
+    /// Whether it was made by this write.
+    pub created: bool,
+    /// For `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+type Table = HashMap<String, HashMap<String, HashMap<String, Arc<Endpoint>>>>;
+
+/// All resources, and what their writes need.
+pub struct Registry {
+    store: Arc<dyn Store>,
+    caches: Caches,
+    table: ArcSwap<Table>,
+    rows: ArcSwap<Vec<&'static Resource>>,
+    admission: OnceLock<Vec<Arc<dyn Admission>>>,
+    services: crate::services::Services,
+    event_ttl: Duration,
+    event_lease: Mutex<Option<(Instant, LeaseId)>>,
+}
+
+/// Reads the attributes that selectors ask for out of an object's stored text, by the row's selectable fields.
+fn describe(row: &'static Resource) -> Describe {
+    if row.selectable_fields.is_empty() {
+        return crate::cache::describe_by_paths(&[]);
+    }
+    Arc::new(move |stored| {
+        let object: Value = serde_json::from_slice(stored)?;
+        let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+        let mut labels: Vec<(Box<str>, Box<str>)> = labels.filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect();
+        labels.sort_unstable();
+        let fields = row.selectable_fields.iter().map(|f| (f.label.clone(), f.value(&object).into())).collect();
+        Ok(Attributes { labels: labels.into(), fields })
+    })
+}
+
+impl Registry {
+    /// Reads every stored resource of `rows` into its cache. `root` is what all keys start with.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        root: &str,
+        rows: Vec<&'static Resource>,
+        services: crate::services::Services,
+        event_ttl: Duration,
+    ) -> Result<Arc<Self>> {
+        let stored = |r: &&&'static Resource| r.verbs.contains(&Verb::Watch);
+        let specs = rows.iter().filter(stored).filter(|r| r.storage.is_none());
+        let specs = specs.map(|r| ResourceSpec { prefix: keys::prefix(root, r), describe: describe(r) }).collect();
+        let everything = format!("{}/", root.trim_end_matches('/'));
+        let caches = Caches::start(store.clone(), &everything, specs).await.map_err(unavailable)?;
+        let mut table = Table::new();
+        for row in &rows {
+            let cache = if stored(&row) { caches.get(&keys::prefix(root, row)) } else { None };
+            let versions = table.entry(row.group.to_string()).or_default();
+            let resources = versions.entry(row.version.to_string()).or_default();
+            resources.insert(row.plural.to_string(), Arc::new(Endpoint::new(row, cache)));
+        }
+        Ok(Arc::new(Registry {
+            store,
+            caches,
+            table: ArcSwap::from_pointee(table),
+            rows: ArcSwap::from_pointee(rows),
+            admission: OnceLock::new(),
+            services,
+            event_ttl,
+            event_lease: Mutex::new(None),
+        }))
+    }
+
+    /// Sets the admission plugins, in order; once, before the first write that passes admission.
+    pub fn set_admission(&self, plugins: Vec<Arc<dyn Admission>>) {
+        if self.admission.set(plugins).is_err() {
+            tracing::error!("the admission plugins were already set");
+        }
+    }
+
+    fn admission(&self) -> &[Arc<dyn Admission>] {
+        self.admission.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The rows served, in discovery's order.
+    pub fn rows(&self) -> Arc<Vec<&'static Resource>> {
+        self.rows.load_full()
+    }
+
+    /// Whether anything is served under this group.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.table.load().contains_key(group)
+    }
+
+    /// The resource served at this place.
+    pub fn endpoint(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Endpoint>> {
+        self.table.load().get(group)?.get(version)?.get(plural).cloned()
+    }
+
+    /// The resource by group and plural alone, in the version that is stored.
+    pub fn stored_endpoint(&self, group: &str, plural: &str) -> Option<Arc<Endpoint>> {
+        let table = self.table.load();
+        let found = table.get(group)?.values().filter_map(|resources| resources.get(plural)).find(|e| e.stored_as_served());
+        found.cloned()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Waits until every reader sees the write of this revision. Only then is a write answered.
+    async fn settle(&self, revision: Revision) -> Result<()> {
+        self.caches.wait_until(revision).await.map_err(unavailable)
+    }
+
+    /// The lease under which events that are written now end. One serves all events of a minute, as upstream's.
+    async fn event_lease(&self) -> Result<LeaseId> {
+        const SHARED_FOR: Duration = Duration::from_secs(60);
+        let known = *self.event_lease.lock();
+        if let Some((since, lease)) = known
+            && since.elapsed() < SHARED_FOR
+        {
+            return Ok(lease);
+        }
+        let lease = self.store.grant(self.event_ttl + SHARED_FOR).await.map_err(store_error)?;
+        *self.event_lease.lock() = Some((Instant::now(), lease));
+        Ok(lease)
+    }
+}
+
+/// What a client is told when the store fails.
+pub fn store_error(error: StoreError) -> StatusError {
+    match error {
+        StoreError::Compacted(_) => StatusError::expired("The resourceVersion for the provided watch is too old."),
+        StoreError::TooLarge(size) => StatusError::too_large(format!("Request entity too large: limit is {}", size.min(1536 * 1024))),
+        other => StatusError::internal(other),
+    }
+}
+
+/// What a client is told when a read fails.
+pub fn unavailable(error: CacheError) -> StatusError {
+    match error {
+        CacheError::TooOld { .. } => StatusError::expired(error.to_string()),
+        CacheError::TooLarge { .. } => {
+            let mut status = StatusError::new(504, "Timeout", format!("Timeout: {error}"));
+            let cause = StatusCause {
+                reason: Some("ResourceVersionTooLarge".into()),
+                message: Some("Too large resource version".into()),
+                field: None,
+            };
+            status.0.details = Some(StatusDetails { causes: Some(vec![cause]), retry_after_seconds: Some(1), ..Default::default() });
+            status
+        }
+        CacheError::Store(error) => store_error(error),
+    }
+}

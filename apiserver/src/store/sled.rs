@@ -1,0 +1,277 @@
+//! A store on this machine's disk: the log in one sled tree, under the records' revisions.
+//!
+//! sled's `flush` writes its buffers and ends in `sync_file_range`, which is no promise: it flushes neither the file's metadata nor the disk's
+//! cache. So an append flushes and then syncs the data of the file itself. Nothing runs on a timer.
+//!
+//! Keys grow, so writes go to the tree's right edge. A record's value is cut into pieces: a leaf of the tree holds up to 17 items, and
+//! one that outgrows a segment would be moved to a file of its own, which sled does not sync. sled locks the file, so a directory
+//! has one store at a time.
+
+use super::embedded::{self, Options};
+use super::log::{Append, Log, LogError, Record};
+use super::{Revision, Store, StoreResult};
+use bytes::Bytes;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// sled's cache of tree pages. The watch cache serves what is read, so this only has to hold the pages that are written to.
+const CACHE_BYTES: u64 = 4 << 20;
+/// The size of a piece of a value: 17 of them stay below a segment of 512 KiB.
+const PIECE: usize = 24 << 10;
+/// How large a segment of sled's file is.
+const SEGMENT: usize = 512 << 10;
+
+/// How long to wait for another store in the same directory to end.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+const COMPACTED: &[u8] = b"compacted";
+const FORMAT: &[u8] = b"format";
+/// The version of the layout described here.
+const FORMAT_VERSION: &[u8] = b"1";
+/// Records lie under this byte, their revision (big-endian) and the number of the piece (big-endian, two bytes).
+const RECORD: u8 = b'r';
+
+/// Opens the store in a directory, which is made if need be.
+pub fn open(directory: &Path, options: Options) -> StoreResult<Arc<dyn Store>> {
+    // Reading everything once fills sled's page cache far beyond its capacity, since it evicts by counting accesses; the file is opened
+    // again to let go of that.
+    let index = embedded::read_index(&SledLog::open(directory)?)?;
+    embedded::open(SledLog::open(directory)?, index, options)
+}
+
+struct SledLog {
+    db: sled::Db,
+    file: File,
+}
+
+impl From<sled::Error> for LogError {
+    fn from(error: sled::Error) -> Self {
+        LogError(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for LogError {
+    fn from(error: std::io::Error) -> Self {
+        LogError(error.to_string())
+    }
+}
+
+impl SledLog {
+    fn open(directory: &Path) -> Result<SledLog, LogError> {
+        std::fs::create_dir_all(directory)?;
+        let config = sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).segment_size(SEGMENT).flush_every_ms(None);
+        let db = open_when_unlocked(&config)?;
+        let log = SledLog { file: File::open(directory.join("db"))?, db };
+        match log.db.get(FORMAT)? {
+            None => {
+                log.db.insert(FORMAT, FORMAT_VERSION)?;
+                log.sync()?;
+                // The names of new files are durable only with their directory.
+                File::open(directory)?.sync_all()?;
+            }
+            Some(version) if version == FORMAT_VERSION => {}
+            Some(version) => {
+                return Err(LogError(format!("the store has format {:?}, not 1", String::from_utf8_lossy(&version))));
+            }
+        }
+        Ok(log)
+    }
+
+    fn sync(&self) -> Result<(), LogError> {
+        self.db.flush()?;
+        self.file.sync_data()?;
+        Ok(())
+    }
+}
+
+/// Opens the database, waiting a little for whoever has just closed it: a process that is ending, or sled's own threads after a drop.
+fn open_when_unlocked(config: &sled::Config) -> Result<sled::Db, LogError> {
+    let start = Instant::now();
+    loop {
+        match config.open() {
+            Err(error) if error.to_string().contains("could not acquire lock") && start.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+fn key(revision: Revision, piece: u16) -> [u8; 11] {
+    let mut key = [RECORD; 11];
+    key[1..9].copy_from_slice(&revision.to_be_bytes());
+    key[9..].copy_from_slice(&piece.to_be_bytes());
+    key
+}
+
+fn position(key: &[u8]) -> Option<(Revision, u16)> {
+    let (revision, piece) = key.strip_prefix(&[RECORD])?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*revision), u16::from_be_bytes(piece.try_into().ok()?)))
+}
+
+/// How a record's first piece begins: `created`, `lease`, the number of pieces, the key's length, whether there is a value.
+const HEAD: usize = 8 + 8 + 2 + 2 + 1;
+
+fn first_piece(record: &Record) -> Vec<u8> {
+    let value = record.value.as_deref().unwrap_or_default();
+    let mut out = Vec::with_capacity(HEAD + record.key.len() + value.len().min(PIECE));
+    out.extend_from_slice(&record.created.to_be_bytes());
+    out.extend_from_slice(&record.lease.to_be_bytes());
+    out.extend_from_slice(&(pieces(value.len()) as u16).to_be_bytes());
+    out.extend_from_slice(&(record.key.len() as u16).to_be_bytes());
+    out.push(u8::from(record.value.is_some()));
+    out.extend_from_slice(record.key.as_bytes());
+    out.extend_from_slice(&value[..value.len().min(PIECE)]);
+    out
+}
+
+/// How many pieces a value of this length has.
+fn pieces(length: usize) -> usize {
+    length.div_ceil(PIECE).max(1)
+}
+
+/// A record's first piece, taken apart: the record with the first part of its value, and how many pieces there are.
+fn parse(first: &[u8]) -> Option<(Record, u16)> {
+    let (created, rest) = first.split_first_chunk::<8>()?;
+    let (lease, rest) = rest.split_first_chunk::<8>()?;
+    let (pieces, rest) = rest.split_first_chunk::<2>()?;
+    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let (has_value, rest) = rest.split_first()?;
+    let (key, value) = rest.split_at_checked(u16::from_be_bytes(*length) as usize)?;
+    let record = Record {
+        key: String::from_utf8(key.to_vec()).ok()?,
+        value: (*has_value == 1).then(|| Bytes::copy_from_slice(value)),
+        created: u64::from_be_bytes(*created),
+        lease: i64::from_be_bytes(*lease),
+    };
+    Some((record, u16::from_be_bytes(*pieces)))
+}
+
+fn damaged(revision: Revision) -> LogError {
+    LogError(format!("the record of revision {revision} is damaged"))
+}
+
+impl Log for SledLog {
+    fn append(&self, append: &Append) -> Result<(), LogError> {
+        let mut batch = sled::Batch::default();
+        for (revision, record) in &append.writes {
+            batch.insert(&key(*revision, 0), first_piece(record));
+            let rest = record.value.as_deref().and_then(|v| v.get(PIECE..)).unwrap_or_default();
+            for (index, piece) in rest.chunks(PIECE).enumerate() {
+                batch.insert(&key(*revision, index as u16 + 1), piece);
+            }
+        }
+        for (revision, size) in &append.removed {
+            for piece in 0..pieces(*size as usize) {
+                batch.remove(&key(*revision, piece as u16));
+            }
+        }
+        if let Some(compacted) = append.compacted {
+            batch.insert(COMPACTED, &compacted.to_be_bytes());
+        }
+        self.db.apply_batch(batch)?;
+        self.sync()
+    }
+
+    fn read(&self, revision: Revision) -> Result<Option<Record>, LogError> {
+        let Some(first) = self.db.get(key(revision, 0))? else { return Ok(None) };
+        let (mut record, pieces) = parse(&first).ok_or_else(|| damaged(revision))?;
+        if let (Some(value), 2..) = (&mut record.value, pieces) {
+            let mut whole = value.to_vec();
+            for piece in 1..pieces {
+                match self.db.get(key(revision, piece))? {
+                    Some(more) => whole.extend_from_slice(&more),
+                    // Removed while it was read.
+                    None => return Ok(None),
+                }
+            }
+            *value = Bytes::from(whole);
+        }
+        Ok(Some(record))
+    }
+
+    fn scan(&self, after: Revision, visit: &mut dyn FnMut(Revision, Record) -> bool) -> Result<(), LogError> {
+        let end = [RECORD + 1];
+        for entry in self.db.range(key(after.saturating_add(1), 0).as_slice()..end.as_slice()) {
+            let (at, first) = entry?;
+            let Some((revision, 0)) = position(&at) else { continue };
+            let (record, pieces) = parse(&first).ok_or_else(|| damaged(revision))?;
+            let record = if pieces > 1 { self.read(revision)? } else { Some(record) };
+            if let Some(record) = record
+                && !visit(revision, record)
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn compacted(&self) -> Result<Revision, LogError> {
+        match self.db.get(COMPACTED)? {
+            None => Ok(0),
+            Some(bytes) => match bytes.as_ref().try_into() {
+                Ok(bytes) => Ok(u64::from_be_bytes(bytes)),
+                Err(_) => Err(LogError("the revision of the last compaction is damaged".into())),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fresh() -> Option<(Arc<dyn Store>, tempfile::TempDir)> {
+        let directory = tempfile::tempdir().unwrap();
+        Some((open(directory.path(), Options::default()).unwrap(), directory))
+    }
+
+    crate::store::suite::suite!(fresh);
+
+    #[test]
+    fn records_of_any_size_come_back_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = SledLog::open(directory.path()).unwrap();
+        let sizes = [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5, 1_500_000];
+        let record = |size: usize| {
+            let value = Bytes::from((0..size).map(|i| (i % 251) as u8).collect::<Vec<u8>>());
+            Record { key: format!("/registry/x/{size}"), value: Some(value), created: 3, lease: -7 }
+        };
+        let mut writes: Vec<(Revision, Record)> = sizes.iter().enumerate().map(|(i, size)| (i as u64 + 2, record(*size))).collect();
+        writes.push((100, Record { key: "/registry/gone".into(), value: None, created: 0, lease: 0 }));
+        log.append(&Append { writes: writes.clone(), ..Default::default() }).unwrap();
+        for (revision, record) in &writes {
+            assert_eq!(log.read(*revision).unwrap().as_ref(), Some(record));
+        }
+        let mut scanned = Vec::new();
+        log.scan(1, &mut |revision, record| {
+            scanned.push((revision, record));
+            true
+        })
+        .unwrap();
+        assert_eq!(scanned, writes);
+        log.append(&Append { writes: vec![], removed: (2..9).zip(sizes.map(|s| s as u32)).collect(), compacted: Some(8) }).unwrap();
+        assert_eq!((log.db.len(), log.compacted().unwrap()), (3, 8), "the deletion's record, the format and the compaction are left");
+    }
+
+    #[test]
+    fn a_directory_has_one_store_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = SledLog::open(directory.path()).unwrap();
+        assert!(SledLog::open(directory.path()).is_err());
+        drop(first);
+        SledLog::open(directory.path()).unwrap();
+    }
+
+    #[test]
+    fn another_format_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = SledLog::open(directory.path()).unwrap();
+        log.db.insert(FORMAT, b"2").unwrap();
+        drop(log);
+        let error = SledLog::open(directory.path()).err().unwrap();
+        assert_eq!(error.0, "the store has format \"2\", not 1");
+    }
+}
