@@ -1,0 +1,385 @@
+//! One decision: of all nodes, those on which the pod can run, and of these the best (upstream: `schedule_one.go`). Pure but for the random
+//! choice among equals, which comes in as a parameter.
+
+use crate::framework::{Code, Context, CycleState, Plugin, Point, PreFilter, Rejection, Verdict};
+use crate::node_info::NodeInfo;
+use crate::plugins::PluginSet;
+use crate::pod_info::PodInfo;
+use rand::Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// With fewer nodes than this, all are looked at.
+const ENOUGH: usize = 100;
+/// Of many nodes, at least this share is looked at, in percent.
+const SMALLEST_SHARE: usize = 5;
+
+/// What the DynamicResources plugin says whenever a pod fits nowhere: it comes before preemption in upstream's order, and clients see it.
+const NO_CLAIMS: &str = "no new claims to deallocate";
+
+/// A node was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Its name.
+    pub node: String,
+    /// Nodes looked at.
+    pub evaluated: usize,
+    /// Of these, nodes on which the pod can run.
+    pub feasible: usize,
+}
+
+/// No node was found, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FitError {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// Why not this node, by name.
+    pub rejected: BTreeMap<String, Rejection>,
+    /// Why no node that is not in `rejected`.
+    pub others: Option<Rejection>,
+    /// A refusal of the pod as such, before any node was looked at.
+    pub pre_filter: Option<Rejection>,
+    /// What preemption said; empty if it found a way.
+    pub post_filter: String,
+}
+
+impl FitError {
+    /// The names of the plugins that refused.
+    pub fn plugins(&self) -> BTreeSet<&'static str> {
+        let rejections = self.rejected.values().chain(&self.others).chain(&self.pre_filter);
+        rejections.map(|rejection| rejection.plugin).filter(|plugin| !plugin.is_empty()).collect()
+    }
+
+    /// The sentence that users know: how many nodes, and how many of them for which reason.
+    pub fn message(&self) -> String {
+        if self.nodes == 0 {
+            return "no nodes available to schedule pods".to_owned();
+        }
+        let mut message = format!("0/{} nodes are available:", self.nodes);
+        match &self.pre_filter {
+            Some(rejection) => message += &format!(" {}.", rejection.reasons.join(", ")),
+            None => {
+                let counted = histogram(self.nodes, &self.rejected, self.others.as_ref());
+                if !counted.is_empty() {
+                    message += &format!(" {counted}.");
+                }
+            }
+        }
+        if !self.post_filter.is_empty() {
+            message += &format!(" {}", self.post_filter);
+        }
+        message
+    }
+
+    /// Says what preemption had to say, in the place where users find it.
+    pub fn explain_preemption(&mut self, message: &str) {
+        self.post_filter = format!("{NO_CLAIMS}, preemption: {message}");
+    }
+}
+
+/// `1 Insufficient cpu, 2 node(s) were unschedulable`, sorted as text.
+fn histogram(nodes: usize, rejected: &BTreeMap<String, Rejection>, others: Option<&Rejection>) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in rejected.values().flat_map(|rejection| &rejection.reasons) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let unnamed = nodes.saturating_sub(rejected.len());
+    if unnamed > 0 {
+        for reason in others.into_iter().flat_map(|rejection| &rejection.reasons) {
+            *counts.entry(reason).or_default() += unnamed;
+        }
+    }
+    let mut lines: Vec<String> = counts.into_iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    lines.sort();
+    lines.join(", ")
+}
+
+/// `0/3 nodes are available: 1 ..., 2 ....`, for preemption's part of the message.
+pub fn unavailable(nodes: usize, rejected: &BTreeMap<String, Rejection>, others: &Rejection) -> String {
+    format!("0/{nodes} nodes are available: {}.", histogram(nodes, rejected, Some(others)))
+}
+
+/// What stays the same from one decision to the next, and where the next one starts to look.
+pub struct Search {
+    /// The share of nodes to look at in percent; 0 chooses by their number.
+    pub percentage: usize,
+    /// Where the next search starts, so that all nodes get their turn.
+    pub start: usize,
+}
+
+impl Search {
+    /// How many feasible nodes suffice.
+    fn sufficient(&self, nodes: usize) -> usize {
+        if nodes < ENOUGH || self.percentage >= 100 {
+            return nodes;
+        }
+        let share = if self.percentage > 0 { self.percentage } else { 50_usize.saturating_sub(nodes / 125).max(SMALLEST_SHARE) };
+        (nodes * share / 100).max(ENOUGH)
+    }
+}
+
+/// What the pre-filters left to do.
+pub struct Filters<'a> {
+    plugins: Vec<&'a dyn Plugin>,
+    /// Only these nodes, if set.
+    only: Option<(BTreeSet<String>, BTreeSet<&'static str>)>,
+}
+
+/// Runs the pre-filters.
+pub fn pre_filter<'a>(
+    plugins: &'a PluginSet,
+    cycle: &mut CycleState,
+    pod: &PodInfo,
+    context: &Context<'_>,
+) -> Result<Filters<'a>, Rejection> {
+    let (mut skipped, mut only) = (BTreeSet::new(), None::<(BTreeSet<String>, BTreeSet<&'static str>)>);
+    for plugin in plugins.at(Point::PreFilter) {
+        match plugin.pre_filter(cycle, pod, context).map_err(|rejection| Rejection { plugin: plugin.name(), ..rejection })? {
+            PreFilter::AllNodes => {}
+            PreFilter::Skip => {
+                skipped.insert(plugin.name());
+            }
+            PreFilter::Nodes(names) => {
+                let (so_far, by) = only.take().unwrap_or_else(|| (names.clone(), BTreeSet::new()));
+                only = Some((so_far.intersection(&names).cloned().collect(), by.into_iter().chain([plugin.name()]).collect()));
+            }
+        }
+    }
+    let plugins = plugins.at(Point::Filter).filter(|plugin| !skipped.contains(plugin.name())).collect();
+    Ok(Filters { plugins, only })
+}
+
+impl Filters<'_> {
+    /// Whether the pod can run on a node, the first refusal if not.
+    pub fn check(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+        for plugin in &self.plugins {
+            plugin.filter(cycle, pod, node).map_err(|rejection| Rejection { plugin: plugin.name(), ..rejection })?;
+        }
+        Ok(())
+    }
+
+    /// The same with the pods in mind that have been promised room there by preemption: it must fit with and without them.
+    fn check_with_nominated(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
+        let nominated = context.nominated.get(node.name()).into_iter().flatten();
+        let ahead: Vec<_> = nominated.filter(|other| other.uid() != pod.uid() && other.priority() >= pod.priority()).collect();
+        if !ahead.is_empty() {
+            let mut fuller = node.clone();
+            for other in ahead {
+                fuller.add_pod(other.clone());
+            }
+            self.check(cycle, pod, &fuller)?;
+        }
+        self.check(cycle, pod, node)
+    }
+}
+
+/// Finds the best node for a pod.
+pub fn schedule(
+    plugins: &PluginSet,
+    cycle: &mut CycleState,
+    pod: &PodInfo,
+    context: &Context<'_>,
+    search: &mut Search,
+    rng: &mut impl Rng,
+) -> Result<Decision, Box<FitError>> {
+    let nodes = context.snapshot.nodes();
+    let mut error = Box::new(FitError { nodes: nodes.len(), ..FitError::default() });
+    if nodes.is_empty() {
+        return Err(error);
+    }
+    let filters = match pre_filter(plugins, cycle, pod, context) {
+        Ok(filters) => filters,
+        Err(rejection) => {
+            error.pre_filter = Some(rejection);
+            return Err(error);
+        }
+    };
+    let feasible = feasible(&filters, cycle, pod, context, search, &mut error);
+    let evaluated = feasible.len() + error.rejected.len();
+    let node = match feasible.as_slice() {
+        [] => return Err(error),
+        [only] => only.name().to_owned(),
+        several => best(plugins, cycle, pod, several, context, rng).name().to_owned(),
+    };
+    Ok(Decision { node, evaluated, feasible: feasible.len() })
+}
+
+fn feasible(
+    filters: &Filters<'_>,
+    cycle: &CycleState,
+    pod: &PodInfo,
+    context: &Context<'_>,
+    search: &mut Search,
+    error: &mut FitError,
+) -> Vec<Arc<NodeInfo>> {
+    let nodes = context.snapshot.nodes();
+    // A node on which preemption made room comes first.
+    if let Some(node) = pod.status().nominated_node_name.as_deref().and_then(|name| context.snapshot.get(name))
+        && filters.only.as_ref().is_none_or(|(names, _)| names.contains(node.name()))
+        && filters.check_with_nominated(cycle, pod, node, context).is_ok()
+    {
+        return vec![node.clone()];
+    }
+    let candidates: Vec<&Arc<NodeInfo>> = match &filters.only {
+        Some((names, by)) => {
+            let by: Vec<&str> = by.iter().copied().collect();
+            let plugin = filters.plugins.iter().map(|plugin| plugin.name()).find(|name| by.contains(name)).unwrap_or_default();
+            let reason = format!("node(s) didn't satisfy plugin(s) [{}]", by.join(" "));
+            error.others = Some(Rejection { plugin, ..Rejection::unresolvable(reason) });
+            names.iter().filter_map(|name| context.snapshot.get(name)).collect()
+        }
+        None => {
+            let (before, after) = nodes.split_at(search.start % nodes.len());
+            after.iter().chain(before).collect()
+        }
+    };
+    let sufficient = search.sufficient(candidates.len());
+    let mut found = Vec::new();
+    let mut looked_at = 0;
+    for node in candidates {
+        looked_at += 1;
+        match filters.check_with_nominated(cycle, pod, node, context) {
+            Ok(()) => found.push(node.clone()),
+            Err(rejection) => {
+                error.rejected.insert(node.name().to_owned(), rejection);
+            }
+        }
+        if found.len() >= sufficient {
+            break;
+        }
+    }
+    if filters.only.is_none() {
+        search.start = (search.start + looked_at) % nodes.len();
+    }
+    found
+}
+
+/// The node with the highest score, one at random if there are several.
+fn best<'a>(
+    plugins: &PluginSet,
+    cycle: &mut CycleState,
+    pod: &PodInfo,
+    nodes: &'a [Arc<NodeInfo>],
+    context: &Context<'_>,
+    rng: &mut impl Rng,
+) -> &'a Arc<NodeInfo> {
+    let totals = totals(plugins, cycle, pod, nodes, context);
+    let highest = totals.iter().copied().max().unwrap_or(0);
+    let equals: Vec<usize> = totals.iter().enumerate().filter(|(_, total)| **total == highest).map(|(position, _)| position).collect();
+    &nodes[equals[rng.random_range(0..equals.len())]]
+}
+
+/// The weighted sum of all scores per node.
+pub fn totals(plugins: &PluginSet, cycle: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>], context: &Context<'_>) -> Vec<i64> {
+    let mut totals = vec![0_i64; nodes.len()];
+    for (plugin, weight) in plugins.scoring() {
+        if plugin.points().contains(&Point::PreScore) && !plugin.pre_score(cycle, pod, nodes, context) {
+            continue;
+        }
+        let mut scores: Vec<i64> = nodes.iter().map(|node| plugin.score(cycle, pod, node)).collect();
+        plugin.normalize(cycle, nodes, &mut scores);
+        for (total, score) in totals.iter_mut().zip(scores) {
+            *total += score * weight;
+        }
+    }
+    totals
+}
+
+/// Whether preempting pods could make a refused node fit.
+pub fn may_be_helped(rejection: &Rejection) -> bool {
+    rejection.code == Code::Unschedulable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{node_info, pod};
+    use crate::framework::NoNamespaces;
+    use crate::snapshot::Snapshot;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use serde_json::{Value, json};
+    use std::collections::HashMap;
+
+    fn run(nodes: Vec<NodeInfo>, pod: &PodInfo, nominated: &[(&str, Arc<PodInfo>)]) -> Result<Decision, Box<FitError>> {
+        let snapshot = Snapshot::new(nodes);
+        let nominated = nominated.iter().map(|(node, pod)| ((*node).to_owned(), vec![pod.clone()])).collect::<HashMap<_, _>>();
+        let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+        let mut search = Search { percentage: 0, start: 0 };
+        schedule(&PluginSet::default(), &mut CycleState::default(), pod, &context, &mut search, &mut StdRng::seed_from_u64(1))
+    }
+
+    fn asking(name: &str, cpu: &str) -> Arc<PodInfo> {
+        pod(name, json!({"containers": [{"resources": {"requests": {"cpu": cpu, "memory": "64Mi"}}}]}))
+    }
+
+    #[test]
+    fn messages() {
+        let cordoned = json!({"spec": {"unschedulable": true}});
+        let tainted = json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}});
+        let selecting = json!({"nodeSelector": {"a": "b"}});
+        let by_name = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n9"]}]}]}}}});
+        let big = json!({"containers": [{"resources": {"requests": {"cpu": "100", "memory": "100Gi"}}}]});
+        let cases: Vec<(Vec<Value>, Value, &str)> = vec![
+            (vec![], json!({}), "no nodes available to schedule pods"),
+            (vec![json!({})], big, "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory."),
+            (vec![cordoned.clone()], json!({}), "0/1 nodes are available: 1 node(s) were unschedulable."),
+            (
+                vec![cordoned, tainted.clone(), tainted],
+                json!({}),
+                "0/3 nodes are available: 1 node(s) were unschedulable, 2 node(s) had untolerated taint(s).",
+            ),
+            (vec![json!({})], selecting, "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."),
+            (vec![json!({}), json!({})], by_name, "0/2 nodes are available: 2 node(s) didn't satisfy plugin(s) [NodeAffinity]."),
+        ];
+        for (nodes, spec, expected) in cases {
+            let nodes = nodes.into_iter().enumerate().map(|(n, more)| node_info(&format!("n{n}"), more, &[])).collect();
+            assert_eq!(run(nodes, &pod("a", spec), &[]).unwrap_err().message(), expected);
+        }
+    }
+
+    #[test]
+    fn the_emptiest_node_wins() {
+        let nodes =
+            ["3", "1", "2"].iter().enumerate().map(|(n, cpu)| node_info(&format!("n{n}"), json!({}), &[asking("b", cpu)])).collect();
+        let decision = run(nodes, &asking("a", "1"), &[]).unwrap();
+        assert_eq!(decision, Decision { node: "n1".to_owned(), evaluated: 3, feasible: 3 });
+    }
+
+    #[test]
+    fn room_promised_to_a_pod_as_urgent_is_taken() {
+        let nodes = || vec![node_info("n0", json!({}), &[])];
+        assert!(run(nodes(), &asking("a", "2"), &[]).is_ok());
+        let error = run(nodes(), &asking("a", "2"), &[("n0", asking("b", "3"))]).unwrap_err();
+        assert_eq!(error.message(), "0/1 nodes are available: 1 Insufficient cpu.");
+    }
+
+    #[test]
+    fn of_many_nodes_a_share_is_looked_at_in_turn() {
+        let search = |percentage| Search { percentage, start: 0 };
+        for (percentage, nodes, expected) in
+            [(0, 50, 50), (0, 1000, 420), (0, 5000, 500), (0, 100_000, 5000), (30, 1000, 300), (1, 1000, 100), (100, 1000, 1000)]
+        {
+            assert_eq!(search(percentage).sufficient(nodes), expected, "{percentage} % of {nodes}");
+        }
+        let snapshot = Snapshot::new((0..250).map(|n| node_info(&format!("n{n}"), json!({}), &[])));
+        let nominated = HashMap::new();
+        let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+        let mut search = search(0);
+        let mut starts = Vec::new();
+        for _ in 0..3 {
+            starts.push(search.start);
+            let decision = schedule(
+                &PluginSet::default(),
+                &mut CycleState::default(),
+                &asking("a", "1"),
+                &context,
+                &mut search,
+                &mut StdRng::seed_from_u64(1),
+            );
+            assert_eq!(decision.unwrap().evaluated, 120);
+        }
+        assert_eq!(starts, [0, 120, 240]);
+    }
+}

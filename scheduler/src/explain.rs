@@ -1,0 +1,89 @@
+//! Why a pod can or cannot run on each node: what `kubectl why` shows. Every filter is asked, not only up to the first that refuses.
+
+use crate::framework::{Context, CycleState, NoNamespaces, Point, Rejection};
+use crate::node_info::NodeInfo;
+use crate::plugins::PluginSet;
+use crate::pod_info::PodInfo;
+use crate::snapshot::Snapshot;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use crate::plugins::{Shortage, shortages};
+
+/// What the filters say of one node.
+#[derive(Clone, Debug)]
+pub struct NodeVerdict {
+    /// The node's name.
+    pub node: String,
+    /// Every refusal; none if the pod can run there.
+    pub rejections: Vec<Rejection>,
+    /// By how much resources are missing.
+    pub shortages: Vec<Shortage>,
+}
+
+/// Asks every filter about every node. `pods` are all pods of the cluster; the pod itself is left out wherever it is.
+pub fn explain(pod: &Pod, nodes: &[Node], pods: &[Pod]) -> Vec<NodeVerdict> {
+    let subject = PodInfo::new(Arc::new(pod.clone()));
+    let mut infos: HashMap<String, NodeInfo> = HashMap::new();
+    for node in nodes {
+        infos.insert(node.metadata.name.clone().unwrap_or_default(), NodeInfo::new(Arc::new(node.clone()), []));
+    }
+    for other in pods {
+        let other = PodInfo::new(Arc::new(other.clone()));
+        if other.is_finished() || other.uid() == subject.uid() {
+            continue;
+        }
+        if let Some(info) = other.node_name().and_then(|name| infos.get_mut(name)) {
+            info.add_pod(Arc::new(other));
+        }
+    }
+    let names = nodes.iter().filter_map(|node| node.metadata.name.as_deref());
+    let ordered = names.filter_map(|name| infos.remove(name));
+    let snapshot = Snapshot::new(ordered);
+    let nominated = HashMap::new();
+    let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+    let plugins = PluginSet::default();
+    let mut cycle = CycleState::default();
+    let of_all: Vec<Rejection> = plugins
+        .at(Point::PreFilter)
+        .filter_map(|plugin| {
+            plugin.pre_filter(&mut cycle, &subject, &context).err().map(|rejection| Rejection { plugin: plugin.name(), ..rejection })
+        })
+        .collect();
+    let judge = |node: &Arc<NodeInfo>| {
+        let refused = plugins.at(Point::Filter).filter_map(|plugin| {
+            let rejection = plugin.filter(&cycle, &subject, node).err()?;
+            Some(Rejection { plugin: plugin.name(), ..rejection })
+        });
+        NodeVerdict {
+            node: node.name().to_owned(),
+            rejections: of_all.iter().cloned().chain(refused).collect(),
+            shortages: shortages(&subject, node),
+        }
+    };
+    snapshot.nodes().iter().map(judge).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+    use serde_json::json;
+
+    #[test]
+    fn every_reason_is_told() {
+        let nodes = [
+            fixtures::node("n1", json!({"spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoSchedule"}]}})),
+            fixtures::node("n2", json!({})),
+        ]
+        .map(|node| (*node).clone());
+        let there = fixtures::pod("b", json!({"nodeName": "n1", "containers": [{"resources": {"requests": {"cpu": "3"}}}]}));
+        let pod = fixtures::pod("a", json!({"containers": [{"resources": {"requests": {"cpu": "2"}}}]}));
+        let verdicts = explain(&pod.pod, &nodes, &[(*there.pod).clone()]);
+        let plugins: Vec<_> = verdicts[0].rejections.iter().map(|rejection| rejection.plugin).collect();
+        assert_eq!(plugins, ["NodeUnschedulable", "TaintToleration", "NodeResourcesFit"]);
+        assert_eq!(verdicts[0].shortages, [Shortage { resource: "cpu".to_owned(), requested: 2000, used: 3000, capacity: 4000 }]);
+        assert!(verdicts[1].rejections.is_empty());
+    }
+}

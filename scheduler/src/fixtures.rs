@@ -1,0 +1,55 @@
+//! Pods and nodes for tests, short.
+
+use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// A pod of namespace `ns` with this spec; its name is its UID. Containers need no names.
+pub fn pod(name: &str, spec: Value) -> Arc<PodInfo> {
+    labelled_pod(name, json!({}), spec)
+}
+
+/// The same with labels.
+pub fn labelled_pod(name: &str, labels: Value, mut spec: Value) -> Arc<PodInfo> {
+    let containers = spec["containers"].as_array_mut().into_iter().flatten();
+    for container in containers {
+        if container.get("name").is_none() {
+            container["name"] = json!("c");
+        }
+    }
+    if spec.get("containers").is_none() {
+        spec["containers"] = json!([]);
+    }
+    let object = json!({"metadata": {"namespace": "ns", "name": name, "uid": name, "labels": labels}, "spec": spec});
+    let pod: Pod = serde_json::from_value(object).unwrap();
+    Arc::new(PodInfo::new(Arc::new(pod)))
+}
+
+/// A node of 4 CPUs, 8 Gi and 110 pods, with `more` merged over it.
+pub fn node(name: &str, more: Value) -> Arc<Node> {
+    let mut object = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}},
+    });
+    merge(&mut object, more);
+    Arc::new(serde_json::from_value(object).unwrap())
+}
+
+/// A node with pods on it.
+pub fn node_info(name: &str, more: Value, pods: &[Arc<PodInfo>]) -> NodeInfo {
+    NodeInfo::new(node(name, more), pods.iter().cloned())
+}
+
+fn merge(into: &mut Value, more: Value) {
+    match (into, more) {
+        (Value::Object(into), Value::Object(more)) => {
+            for (key, value) in more {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, more) => *into = more,
+    }
+}

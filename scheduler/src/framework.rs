@@ -1,0 +1,260 @@
+//! What a plugin is, and what it is given and answers (upstream: `kube-scheduler/framework`).
+//!
+//! Every extension point has a default that lets everything pass, so a plugin writes only the ones it is for and names them in [`Plugin::points`].
+//! All points but `pre_bind` and `bind` are pure: the same cycle state, pod and node give the same answer.
+
+use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
+use crate::snapshot::Snapshot;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use std::any::{Any, TypeId};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// The best score a node can have from one plugin, after normalising.
+pub const MAX_SCORE: i64 = 100;
+
+/// The places in a cycle at which plugins are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // The methods of `Plugin` say it.
+pub enum Point {
+    PreEnqueue,
+    PreFilter,
+    Filter,
+    PostFilter,
+    PreScore,
+    Score,
+    Reserve,
+    Permit,
+    PreBind,
+    Bind,
+}
+
+/// How final a refusal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Preempting pods could help.
+    Unschedulable,
+    /// Preempting pods could not help.
+    Unresolvable,
+}
+
+/// Why a plugin refuses a node or a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// How final it is.
+    pub code: Code,
+    /// `Insufficient cpu`, one text per reason.
+    pub reasons: Vec<String>,
+    /// The plugin's name; the cycle fills it in.
+    pub plugin: &'static str,
+}
+
+impl Rejection {
+    /// Preemption could help.
+    pub fn unschedulable(reason: impl Into<String>) -> Self {
+        Self { code: Code::Unschedulable, reasons: vec![reason.into()], plugin: "" }
+    }
+
+    /// Preemption could not help.
+    pub fn unresolvable(reason: impl Into<String>) -> Self {
+        Self { code: Code::Unresolvable, ..Self::unschedulable(reason) }
+    }
+}
+
+/// Yes, or why not.
+pub type Verdict = Result<(), Rejection>;
+
+/// What a pre-filter has found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PreFilter {
+    /// Nothing: filter every node.
+    #[default]
+    AllNodes,
+    /// The filter would let every node pass; it is not called in this cycle.
+    Skip,
+    /// Only these nodes can pass.
+    Nodes(BTreeSet<String>),
+}
+
+/// What plugins remember between the points of one cycle: at most one value per type.
+#[derive(Default)]
+pub struct CycleState {
+    values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+}
+
+impl CycleState {
+    /// Remembers.
+    pub fn put<T: Any + Send + Sync>(&mut self, value: T) {
+        self.values.insert(TypeId::of::<T>(), Box::new(value));
+    }
+
+    /// What was remembered.
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.values.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref())
+    }
+}
+
+/// Namespaces by name, for plugins that select by their labels.
+pub trait Namespaces: Send + Sync {
+    /// The namespace of that name.
+    fn get(&self, name: &str) -> Option<Arc<Namespace>>;
+}
+
+/// No namespaces: for callers that know none.
+pub struct NoNamespaces;
+
+impl Namespaces for NoNamespaces {
+    fn get(&self, _: &str) -> Option<Arc<Namespace>> {
+        None
+    }
+}
+
+/// What a cycle is about.
+pub struct Context<'a> {
+    /// The nodes.
+    pub snapshot: &'a Snapshot,
+    /// The namespaces.
+    pub namespaces: &'a dyn Namespaces,
+    /// Pods that preemption has promised room, by the node's name.
+    pub nominated: &'a HashMap<String, Vec<Arc<PodInfo>>>,
+}
+
+/// A change in the cluster that may make a pod fit that did not.
+#[derive(Clone, Debug)]
+pub enum ClusterEvent {
+    /// A node has come, or changed in what plugins look at.
+    Node {
+        /// As it was; none if it is new.
+        old: Option<Arc<Node>>,
+        /// As it is.
+        new: Arc<Node>,
+    },
+    /// A pod was bound to a node.
+    PodBound(Arc<PodInfo>),
+    /// A pod that is on a node has changed in what plugins look at.
+    PodChanged {
+        /// As it was.
+        old: Arc<PodInfo>,
+        /// As it is.
+        new: Arc<PodInfo>,
+    },
+    /// A pod that was on a node is gone or has ended.
+    PodGone(Arc<PodInfo>),
+}
+
+/// Binds pods: the API, seen from a plugin.
+pub trait Binder: Send + Sync {
+    /// Binds a pod to a node.
+    fn bind<'a>(&'a self, pod: &'a Pod, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+}
+
+/// One plugin. See the module's description.
+pub trait Plugin: Send + Sync {
+    /// Its name, as upstream's configuration and metrics have it.
+    fn name(&self) -> &'static str;
+
+    /// Where it is called.
+    fn points(&self) -> &'static [Point];
+
+    /// Whether the pod may enter the queue at all.
+    fn pre_enqueue(&self, pod: &PodInfo) -> Verdict {
+        let _ = pod;
+        Ok(())
+    }
+
+    /// Looks at the pod and all nodes once, and remembers what the filter needs.
+    fn pre_filter(&self, cycle: &mut CycleState, pod: &PodInfo, context: &Context<'_>) -> Result<PreFilter, Rejection> {
+        let _ = (cycle, pod, context);
+        Ok(PreFilter::AllNodes)
+    }
+
+    /// Whether the pod can run on the node.
+    fn filter(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+        let _ = (cycle, pod, node);
+        Ok(())
+    }
+
+    /// Looks at the pod and the nodes that passed, and remembers what scoring needs. `false`: no scoring in this cycle.
+    fn pre_score(&self, cycle: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>], context: &Context<'_>) -> bool {
+        let _ = (cycle, pod, nodes, context);
+        true
+    }
+
+    /// How well the node suits the pod; higher is better.
+    fn score(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let _ = (cycle, pod, node);
+        0
+    }
+
+    /// Brings the nodes' scores into 0 to [`MAX_SCORE`].
+    fn normalize(&self, cycle: &CycleState, nodes: &[Arc<NodeInfo>], scores: &mut [i64]) {
+        let _ = (cycle, nodes, scores);
+    }
+
+    /// The pod is about to go to this node: takes what it will need there.
+    fn reserve(&self, cycle: &CycleState, pod: &PodInfo, node: &str) -> Verdict {
+        let _ = (cycle, pod, node);
+        Ok(())
+    }
+
+    /// It does not go there after all. Also called when `reserve` itself refused.
+    fn unreserve(&self, cycle: &CycleState, pod: &PodInfo, node: &str) {
+        let _ = (cycle, pod, node);
+    }
+
+    /// The last word before binding.
+    fn permit(&self, cycle: &CycleState, pod: &PodInfo, node: &str) -> Verdict {
+        let _ = (cycle, pod, node);
+        Ok(())
+    }
+
+    /// What has to be done in the API before the pod is bound.
+    fn pre_bind<'a>(&'a self, pod: &'a PodInfo, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+        let _ = (pod, node);
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Binds; `None` leaves it to the next plugin.
+    fn bind<'a>(&'a self, binder: &'a dyn Binder, pod: &'a PodInfo, node: &'a str) -> Option<BoxFuture<'a, anyhow::Result<()>>> {
+        let _ = (binder, pod, node);
+        None
+    }
+
+    /// Whether an event could make this plugin accept a pod that it has refused.
+    fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
+        let _ = (pod, event);
+        false
+    }
+}
+
+/// Scales scores so that the best is [`MAX_SCORE`]; `reverse` turns them round, for what is counted against a node.
+pub fn scale(scores: &mut [i64], reverse: bool) {
+    let best = scores.iter().copied().max().unwrap_or(0);
+    for score in scores {
+        *score = if best == 0 { 0 } else { *score * MAX_SCORE / best };
+        if reverse {
+            *score = MAX_SCORE - *score;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scaling() {
+        for (scores, reverse, expected) in [
+            (vec![1, 2, 4], false, vec![25, 50, 100]),
+            (vec![1, 2, 4], true, vec![75, 50, 0]),
+            (vec![0, 0], false, vec![0, 0]),
+            (vec![0, 0], true, vec![100, 100]),
+        ] {
+            let mut scaled = scores.clone();
+            scale(&mut scaled, reverse);
+            assert_eq!(scaled, expected, "{scores:?}");
+        }
+    }
+}

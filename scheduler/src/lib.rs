@@ -1,0 +1,29 @@
+//! The scheduler: decides on which node a pod runs, and binds it there.
+//!
+//! One cycle at a time takes the most urgent pod from the [`queue`], brings the [`snapshot`] up to date, lets the [`plugins`] filter and score
+//! the nodes ([`cycle`], pure) and assumes the result in the [`state`], so that the next cycle sees it while the binding is still on its way.
+//! A pod that fits nowhere waits for a change that could cure what rejected it; nothing is retried blindly.
+//!
+//! Behaviour, names and texts are upstream's `pkg/scheduler`. Deliberately absent: extenders, several profiles that differ in plugins
+//! (profiles share the one table), volume binding and dynamic resource allocation.
+
+pub mod config;
+pub mod cycle;
+pub mod explain;
+pub mod framework;
+pub mod metrics;
+pub mod node_info;
+pub mod plugins;
+pub mod pod_info;
+pub mod preemption;
+pub mod queue;
+pub mod resources;
+pub mod run;
+pub mod selector;
+pub mod snapshot;
+pub mod state;
+
+#[cfg(test)]
+mod fixtures;
+
+pub use run::{Options, run};

@@ -1,0 +1,115 @@
+//! A pod with what the plugins ask of it again and again, worked out once.
+
+use crate::resources::{self, Resources};
+use client::ObjectKey;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+use std::sync::{Arc, LazyLock};
+
+/// A port of the node that a pod takes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    /// The node's address; `0.0.0.0` is all of them.
+    pub ip: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The port.
+    pub port: i32,
+}
+
+/// All of a node's addresses.
+pub const ANY_ADDRESS: &str = "0.0.0.0";
+
+impl HostPort {
+    /// Whether both cannot be had on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || self.ip == ANY_ADDRESS || other.ip == ANY_ADDRESS)
+    }
+}
+
+/// See the module's description.
+#[derive(Clone, Debug)]
+pub struct PodInfo {
+    /// The pod, as the cache has it.
+    pub pod: Arc<Pod>,
+    /// What it asks for.
+    pub requests: Resources,
+    /// What it counts as when nodes are scored.
+    pub scored: Resources,
+    /// The node's ports it takes.
+    pub host_ports: Vec<HostPort>,
+}
+
+static NO_SPEC: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
+static NO_STATUS: LazyLock<PodStatus> = LazyLock::new(PodStatus::default);
+
+impl PodInfo {
+    /// Works it out.
+    pub fn new(pod: Arc<Pod>) -> Self {
+        Self { requests: resources::pod_requests(&pod), scored: resources::scored_requests(&pod), host_ports: host_ports(&pod), pod }
+    }
+
+    /// `spec`; an empty one if it has none, which the apiserver does not allow.
+    pub fn spec(&self) -> &PodSpec {
+        self.pod.spec.as_ref().unwrap_or(&NO_SPEC)
+    }
+
+    /// `status`.
+    pub fn status(&self) -> &PodStatus {
+        self.pod.status.as_ref().unwrap_or(&NO_STATUS)
+    }
+
+    /// Namespace and name.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey::of(self.pod.as_ref())
+    }
+
+    /// `metadata.uid`.
+    pub fn uid(&self) -> &str {
+        self.pod.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// `metadata.namespace`.
+    pub fn namespace(&self) -> &str {
+        self.pod.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// A label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.pod.metadata.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// `spec.priority`, 0 by default.
+    pub fn priority(&self) -> i32 {
+        self.spec().priority.unwrap_or(0)
+    }
+
+    /// The node it is bound to.
+    pub fn node_name(&self) -> Option<&str> {
+        self.spec().node_name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// Whether it has ended and takes nothing of a node any more.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.status().phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    /// Whether it is being deleted.
+    pub fn is_terminating(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+}
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| resources::is_sidecar(container));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let host_port = |port: &k8s_openapi::api::core::v1::ContainerPort| {
+        let text =
+            |field: &Option<String>, default: &str| field.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());
+        let number = port.host_port.filter(|number| *number > 0)?;
+        Some(HostPort { ip: text(&port.host_ip, ANY_ADDRESS), protocol: text(&port.protocol, "TCP"), port: number })
+    };
+    ports.filter_map(host_port).collect()
+}

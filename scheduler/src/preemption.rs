@@ -1,0 +1,256 @@
+//! Making room: which pods of lower priority have to go so that a pod fits (upstream: `framework/preemption`, `plugins/defaultpreemption`). Pure;
+//! the scheduler carries it out.
+//!
+//! Left out: filters that look at other nodes' pods (topology spread, pod affinity) judge with the victims still counted, so they
+//! may refuse a node that preemption would have opened; they never open one that it would not.
+
+use crate::cycle::{Filters, FitError, may_be_helped, unavailable};
+use crate::framework::{Context, CycleState, Rejection};
+use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
+use api::validation::labels;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Nodes tried at most: upstream's 10 %, but at least 100.
+const SHARE: usize = 10;
+/// See [`SHARE`].
+const AT_LEAST: usize = 100;
+
+/// A node, and the pods that have to leave it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The node's name.
+    pub node: String,
+    /// The pods to delete, the most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// How many of them a disruption budget would protect.
+    pub violations: usize,
+}
+
+/// Finds the node on which preemption does least harm, or says why there is none.
+pub fn find(
+    filters: &Filters<'_>,
+    cycle: &CycleState,
+    pod: &PodInfo,
+    context: &Context<'_>,
+    error: &FitError,
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> Result<Candidate, String> {
+    if pod.spec().preemption_policy.as_deref() == Some("Never") {
+        return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+    }
+    if waits_for_victims(pod, context, error) {
+        return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+    }
+    let mut no_victims = BTreeMap::new();
+    let mut candidates = Vec::new();
+    let helpful = error.rejected.iter().filter(|(_, rejection)| may_be_helped(rejection));
+    let nodes: Vec<_> = helpful.filter_map(|(name, _)| context.snapshot.get(name)).collect();
+    let enough = (nodes.len() * SHARE / 100).max(AT_LEAST);
+    for node in nodes {
+        match victims(filters, cycle, pod, node, budgets) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(rejection) => {
+                no_victims.insert(node.name().to_owned(), rejection);
+            }
+        }
+        if candidates.len() >= enough {
+            break;
+        }
+    }
+    candidates.into_iter().min_by_key(harm).ok_or_else(|| unavailable(error.nodes, &no_victims, &unhelpful()))
+}
+
+/// What is said of the nodes on which preemption was not even tried.
+pub fn unhelpful() -> Rejection {
+    Rejection::unresolvable("Preemption is not helpful for scheduling")
+}
+
+/// A pod that has preempted others waits until they are gone before it preempts more.
+fn waits_for_victims(pod: &PodInfo, context: &Context<'_>, error: &FitError) -> bool {
+    let nominated = pod.status().nominated_node_name.as_deref().unwrap_or_default();
+    let Some(node) = context.snapshot.get(nominated) else { return false };
+    if error.rejected.get(nominated).is_some_and(|rejection| !may_be_helped(rejection)) {
+        return false;
+    }
+    let preempted = |other: &PodInfo| {
+        let conditions = other.status().conditions.as_deref().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|c| c.type_ == "DisruptionTarget" && c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler"))
+    };
+    node.pods.iter().any(|other| other.priority() < pod.priority() && other.is_terminating() && preempted(other))
+}
+
+/// The smallest set of less important pods whose absence lets the pod run on the node.
+fn victims(
+    filters: &Filters<'_>,
+    cycle: &CycleState,
+    pod: &PodInfo,
+    node: &NodeInfo,
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> Result<Candidate, Rejection> {
+    let mut lower: Vec<Arc<PodInfo>> = node.pods.iter().filter(|other| other.priority() < pod.priority()).cloned().collect();
+    if lower.is_empty() {
+        return Err(Rejection::unresolvable("No preemption victims found for incoming pod"));
+    }
+    let mut left = node.clone();
+    for other in &lower {
+        left.remove_pod(other.uid());
+    }
+    filters.check(cycle, pod, &left)?;
+    lower.sort_by_key(importance);
+    let (protected, unprotected) = split_by_budget(lower, budgets);
+    let mut candidate = Candidate { node: node.name().to_owned(), victims: Vec::new(), violations: 0 };
+    for (pods, violates) in [(protected, 1), (unprotected, 0)] {
+        for other in pods {
+            left.add_pod(other.clone());
+            if filters.check(cycle, pod, &left).is_err() {
+                left.remove_pod(other.uid());
+                candidate.victims.push(other);
+                candidate.violations += violates;
+            }
+        }
+    }
+    candidate.victims.sort_by_key(importance);
+    Ok(candidate)
+}
+
+/// Sorts the most important first: by priority, then those that have run longest.
+fn importance(pod: &Arc<PodInfo>) -> (Reverse<i32>, i128) {
+    (Reverse(pod.priority()), started(pod))
+}
+
+/// When the pod started, in nanoseconds; one that has not is as young as can be.
+fn started(pod: &PodInfo) -> i128 {
+    pod.status().start_time.as_ref().map_or(i128::MAX, |time| time.0.as_nanosecond())
+}
+
+/// Those whose eviction would break a budget, and the others. Every eviction counts against the budgets that it touches.
+fn split_by_budget(pods: Vec<Arc<PodInfo>>, budgets: &[Arc<PodDisruptionBudget>]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut allowed: HashMap<usize, i32> = HashMap::new();
+    pods.into_iter().partition(|pod| {
+        let own = pod.pod.metadata.labels.as_ref().filter(|labels| !labels.is_empty());
+        let mut violates = false;
+        for (position, budget) in budgets.iter().enumerate() {
+            let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            let status = budget.status.as_ref();
+            let already = status
+                .and_then(|s| s.disrupted_pods.as_ref())
+                .is_some_and(|d| d.contains_key(pod.pod.metadata.name.as_deref().unwrap_or_default()));
+            if budget.metadata.namespace.as_deref() != Some(pod.namespace())
+                || own.is_none()
+                || already
+                || !selector.is_some_and(|selector| labels::matches(selector, own))
+            {
+                continue;
+            }
+            let left = allowed.entry(position).or_insert_with(|| status.and_then(|status| status.disruptions_allowed).unwrap_or(0));
+            *left -= 1;
+            violates |= *left < 0;
+        }
+        violates
+    })
+}
+
+/// Less is better: budgets broken, the most important victim, all victims' importance, their number, and how long the most important one has run.
+fn harm(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i128>) {
+    let highest = candidate.victims.first().map_or(i32::MIN, |pod| pod.priority());
+    // Shifted, so that many unimportant pods count for more than few.
+    let sum = candidate.victims.iter().map(|pod| i64::from(pod.priority()) + i64::from(i32::MAX) + 1).sum();
+    let longest = candidate.victims.iter().filter(|pod| pod.priority() == highest).map(|pod| started(pod)).min().unwrap_or(i128::MAX);
+    (candidate.violations, highest, sum, candidate.victims.len(), Reverse(longest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cycle::{Search, pre_filter, schedule};
+    use crate::fixtures::{labelled_pod, node_info};
+    use crate::framework::NoNamespaces;
+    use crate::plugins::PluginSet;
+    use crate::snapshot::Snapshot;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use serde_json::json;
+
+    fn asking(name: &str, cpu: &str, priority: i32) -> Arc<PodInfo> {
+        labelled_pod(name, json!({"app": name}), json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": cpu}}}]}))
+    }
+
+    fn preempt(nodes: Vec<NodeInfo>, pod: &PodInfo, budgets: &[Arc<PodDisruptionBudget>]) -> Result<(String, Vec<String>), String> {
+        let snapshot = Snapshot::new(nodes);
+        let nominated = HashMap::new();
+        let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+        let (plugins, mut cycle) = (PluginSet::default(), CycleState::default());
+        let mut search = Search { percentage: 0, start: 0 };
+        let mut error = schedule(&plugins, &mut cycle, pod, &context, &mut search, &mut StdRng::seed_from_u64(1)).unwrap_err();
+        let Ok(filters) = pre_filter(&plugins, &mut cycle, pod, &context) else { panic!("pre-filters pass") };
+        match find(&filters, &cycle, pod, &context, &error, budgets) {
+            Ok(candidate) => Ok((candidate.node, candidate.victims.iter().map(|pod| pod.uid().to_owned()).collect())),
+            Err(message) => {
+                error.explain_preemption(&message);
+                Err(error.message())
+            }
+        }
+    }
+
+    #[test]
+    fn only_as_many_as_needed_and_the_least_important() {
+        let node = node_info("n0", json!({}), &[asking("low", "1", 1), asking("lower", "2", 0), asking("mid", "1", 5)]);
+        assert_eq!(preempt(vec![node], &asking("a", "2", 10), &[]), Ok(("n0".to_owned(), vec!["lower".to_owned()])));
+    }
+
+    #[test]
+    fn the_node_where_it_hurts_least() {
+        let nodes = vec![
+            node_info("n0", json!({}), &[asking("x", "4", 7)]),
+            node_info("n1", json!({}), &[asking("y", "4", 3)]),
+            node_info("n2", json!({}), &[asking("z1", "2", 3), asking("z2", "2", 3)]),
+        ];
+        assert_eq!(preempt(nodes, &asking("a", "4", 10), &[]), Ok(("n1".to_owned(), vec!["y".to_owned()])));
+    }
+
+    #[test]
+    fn budgets_are_kept_if_there_is_another_way() {
+        let budget: PodDisruptionBudget = serde_json::from_value(json!({
+            "metadata": {"namespace": "ns", "name": "b"}, "spec": {"selector": {"matchLabels": {"app": "y"}}},
+            "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1},
+        }))
+        .unwrap();
+        let nodes = vec![node_info("n0", json!({}), &[asking("x", "4", 7)]), node_info("n1", json!({}), &[asking("y", "4", 3)])];
+        assert_eq!(preempt(nodes, &asking("a", "4", 10), &[Arc::new(budget)]), Ok(("n0".to_owned(), vec!["x".to_owned()])));
+    }
+
+    #[test]
+    fn what_is_said_when_it_does_not_help() {
+        let full = || vec![node_info("n0", json!({}), &[asking("x", "4", 7)])];
+        let cases = [
+            (
+                full(),
+                asking("a", "4", 7),
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+            ),
+            (
+                full(),
+                asking("a", "5", 10),
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+            ),
+            (
+                full(),
+                labelled_pod(
+                    "a",
+                    json!({}),
+                    json!({"priority": 9, "preemptionPolicy": "Never", "containers": [{"resources": {"requests": {"cpu": "4"}}}]}),
+                ),
+                "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.",
+            ),
+        ];
+        for (nodes, pod, expected) in cases {
+            assert_eq!(preempt(nodes, &pod, &[]), Err(expected.to_owned()));
+        }
+    }
+}

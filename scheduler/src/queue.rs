@@ -1,0 +1,471 @@
+//! The pods that wait for a node (upstream: `pkg/scheduler/backend/queue`).
+//!
+//! A pod is active (ready to be tried, the most urgent first), backing off (it failed and something has since changed that may cure it, but it has to
+//! let others go first), unschedulable (it failed, and nothing has changed), or in flight. An event moves out of the unschedulable only
+//! the pods of which a plugin that refused them says that it could help. Events that come while a pod is in flight are kept, because they may cure what it
+//! is about to be refused for.
+//!
+//! If no pod is active, those that back off are tried early, unless an error put them there. Pods are held for as long as they exist, so the API bounds this.
+
+use crate::framework::{ClusterEvent, Point};
+use crate::plugins::PluginSet;
+use crate::pod_info::PodInfo;
+use parking_lot::Mutex;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// An unschedulable pod is tried again after this long, should an event have been missed (upstream: 5 minutes).
+const LEFT_OVER: Duration = Duration::from_secs(5 * 60);
+/// Events kept for the pods in flight. If there were more, a pod is taken to be cured, and tried again.
+const EVENTS: usize = 1000;
+
+/// How long failed pods let others go first.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// After the first failure (`podInitialBackoffSeconds`).
+    pub initial: Duration,
+    /// At most (`podMaxBackoffSeconds`).
+    pub max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(1), max: Duration::from_secs(10) }
+    }
+}
+
+impl Backoff {
+    fn after(self, failures: u32) -> Duration {
+        let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.initial.saturating_mul(factor).min(self.max)
+    }
+}
+
+/// A pod on its way.
+#[derive(Clone, Debug)]
+pub struct QueuedPod {
+    /// The pod.
+    pub pod: Arc<PodInfo>,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// How often it failed.
+    failures: u32,
+    /// When it failed last, or came.
+    since: Instant,
+    /// The plugins that refused it last.
+    refused_by: BTreeSet<&'static str>,
+    /// A plugin does not let it into the queue.
+    gated: bool,
+}
+
+/// How a try ended that found no node.
+#[derive(Clone, Debug)]
+pub enum Failed {
+    /// These plugins refused.
+    Unschedulable(BTreeSet<&'static str>),
+    /// Something else went wrong; it is tried again after its backoff, whatever happens.
+    Error,
+}
+
+/// How many pods are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Ready to be tried.
+    pub active: usize,
+    /// Backing off.
+    pub backoff: usize,
+    /// Waiting for an event.
+    pub unschedulable: usize,
+    /// Not let in.
+    pub gated: usize,
+}
+
+type ActiveKey = (Reverse<i32>, u64);
+type BackoffKey = (Instant, u64);
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Active(ActiveKey),
+    Backoff(BackoffKey),
+    Unschedulable,
+    /// With the number of events seen when it was taken.
+    InFlight(u64),
+}
+
+struct State {
+    active: BTreeMap<ActiveKey, QueuedPod>,
+    backoff: BTreeMap<BackoffKey, (QueuedPod, bool)>,
+    unschedulable: HashMap<String, QueuedPod>,
+    places: HashMap<String, Place>,
+    sequence: u64,
+    events: VecDeque<ClusterEvent>,
+    /// How many events came in all; the last of `events` is the one before.
+    events_seen: u64,
+    closed: bool,
+}
+
+/// See the module's description.
+pub struct SchedulingQueue {
+    plugins: Arc<PluginSet>,
+    backoff: Backoff,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+impl SchedulingQueue {
+    /// An empty queue.
+    pub fn new(plugins: Arc<PluginSet>, backoff: Backoff) -> Self {
+        let state = State {
+            active: BTreeMap::new(),
+            backoff: BTreeMap::new(),
+            unschedulable: HashMap::new(),
+            places: HashMap::new(),
+            sequence: 0,
+            events: VecDeque::new(),
+            events_seen: 0,
+            closed: false,
+        };
+        Self { plugins, backoff, state: Mutex::new(state), wake: Notify::new() }
+    }
+
+    /// A pod without a node has come, or one that is here has changed.
+    pub fn update(&self, pod: Arc<PodInfo>) {
+        let mut state = self.state.lock();
+        let uid = pod.uid().to_owned();
+        match state.places.get(&uid).copied() {
+            None => {
+                let queued = QueuedPod { pod, attempts: 0, failures: 0, since: Instant::now(), refused_by: BTreeSet::new(), gated: false };
+                self.admit(&mut state, queued);
+            }
+            // What comes of it meanwhile is told by `failed`, with the pod as it is then.
+            Some(Place::InFlight(_)) => {}
+            Some(place) => {
+                let Some(mut queued) = state.take(&uid, place) else { return };
+                let changed = changed_for_scheduling(&queued.pod, &pod);
+                queued.pod = pod;
+                match place {
+                    Place::Active(_) => state.activate(queued),
+                    Place::Backoff((until, _)) => state.back_off(queued, until, false),
+                    Place::Unschedulable if queued.gated => self.admit(&mut state, queued),
+                    Place::Unschedulable if changed => self.requeue(&mut state, queued),
+                    _ => state.wait(queued),
+                }
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// A pod is gone, bound, or no business of ours any more.
+    pub fn remove(&self, uid: &str) {
+        let mut state = self.state.lock();
+        if let Some(place) = state.places.get(uid).copied() {
+            state.take(uid, place);
+        }
+    }
+
+    /// The next pod to try, as soon as there is one; `None` once the queue is closed. [`SchedulingQueue::failed`] or [`SchedulingQueue::remove`] has to follow.
+    pub async fn pop(&self) -> Option<QueuedPod> {
+        loop {
+            let notified = self.wake.notified();
+            let next = {
+                let mut state = self.state.lock();
+                if state.closed {
+                    return None;
+                }
+                let now = Instant::now();
+                self.flush(&mut state, now);
+                if let Some(mut queued) = state.next() {
+                    queued.attempts += 1;
+                    let place = Place::InFlight(state.events_seen);
+                    state.places.insert(queued.pod.uid().to_owned(), place);
+                    return Some(queued);
+                }
+                state.next_time()
+            };
+            match next {
+                Some(at) => tokio::select! {
+                    () = tokio::time::sleep_until(at) => {}
+                    () = notified => {}
+                },
+                None => notified.await,
+            }
+        }
+    }
+
+    /// A pod that was popped has found no node. `pod` is its present state.
+    pub fn failed(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed) {
+        let mut state = self.state.lock();
+        // Removed while it was tried: gone, or bound by somebody else.
+        let Some(Place::InFlight(since)) = state.places.get(pod.uid()).copied() else { return };
+        let changed = changed_for_scheduling(&queued.pod, &pod);
+        let mut queued = QueuedPod { pod, since: Instant::now(), failures: queued.failures + 1, ..queued };
+        match how {
+            Failed::Error => {
+                let until = queued.since + self.backoff.after(queued.failures);
+                state.back_off(queued, until, true);
+            }
+            Failed::Unschedulable(refused_by) => {
+                queued.refused_by = refused_by;
+                let missed = state.events_seen - since;
+                let kept = state.events.len();
+                let cured = match usize::try_from(missed) {
+                    Ok(missed) if missed <= kept => state.events.range(kept - missed..).any(|event| self.could_help(&queued, event)),
+                    _ => true,
+                };
+                if cured || changed { self.requeue(&mut state, queued) } else { state.wait(queued) }
+            }
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Something has changed that may help pods that fitted nowhere.
+    pub fn event(&self, event: &ClusterEvent) {
+        let mut state = self.state.lock();
+        state.events_seen += 1;
+        state.events.push_back(event.clone());
+        let oldest = state.places.values().filter_map(|place| if let Place::InFlight(since) = place { Some(*since) } else { None }).min();
+        let needed = oldest.map_or(0, |oldest| usize::try_from(state.events_seen - oldest).unwrap_or(EVENTS)).min(EVENTS);
+        while state.events.len() > needed {
+            state.events.pop_front();
+        }
+        let helped: Vec<String> = state
+            .unschedulable
+            .iter()
+            .filter(|(_, queued)| !queued.gated && self.could_help(queued, event))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in &helped {
+            if let Some(queued) = state.take(uid, Place::Unschedulable) {
+                self.requeue(&mut state, queued);
+            }
+        }
+        drop(state);
+        if !helped.is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Ends [`SchedulingQueue::pop`].
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.wake.notify_waiters();
+        self.wake.notify_one();
+    }
+
+    /// How many pods are where.
+    pub fn pending(&self) -> Pending {
+        let state = self.state.lock();
+        let gated = state.unschedulable.values().filter(|queued| queued.gated).count();
+        Pending { active: state.active.len(), backoff: state.backoff.len(), unschedulable: state.unschedulable.len() - gated, gated }
+    }
+
+    fn admit(&self, state: &mut State, mut queued: QueuedPod) {
+        queued.gated = self.plugins.at(Point::PreEnqueue).any(|plugin| plugin.pre_enqueue(&queued.pod).is_err());
+        if queued.gated { state.wait(queued) } else { state.activate(queued) }
+    }
+
+    /// Active, but for what is left of its backoff.
+    fn requeue(&self, state: &mut State, queued: QueuedPod) {
+        let until = queued.since + self.backoff.after(queued.failures);
+        if until <= Instant::now() { state.activate(queued) } else { state.back_off(queued, until, false) }
+    }
+
+    fn could_help(&self, queued: &QueuedPod, event: &ClusterEvent) -> bool {
+        // Refused by nobody (there was no node at all): anything may help.
+        queued.refused_by.is_empty()
+            || queued.refused_by.iter().filter_map(|name| self.plugins.named(name)).any(|plugin| plugin.cures(&queued.pod, event))
+    }
+
+    fn flush(&self, state: &mut State, now: Instant) {
+        while let Some(entry) = state.backoff.first_entry().filter(|entry| entry.key().0 <= now) {
+            let (queued, _) = entry.remove();
+            state.activate(queued);
+        }
+        let late: Vec<String> =
+            state.unschedulable.iter().filter(|(_, q)| !q.gated && q.since + LEFT_OVER <= now).map(|(uid, _)| uid.clone()).collect();
+        for uid in late {
+            if let Some(queued) = state.take(&uid, Place::Unschedulable) {
+                state.activate(queued);
+            }
+        }
+    }
+}
+
+impl State {
+    fn activate(&mut self, queued: QueuedPod) {
+        let key = (Reverse(queued.pod.priority()), self.number());
+        self.places.insert(queued.pod.uid().to_owned(), Place::Active(key));
+        self.active.insert(key, queued);
+    }
+
+    fn back_off(&mut self, queued: QueuedPod, until: Instant, after_error: bool) {
+        let key = (until, self.number());
+        self.places.insert(queued.pod.uid().to_owned(), Place::Backoff(key));
+        self.backoff.insert(key, (queued, after_error));
+    }
+
+    fn wait(&mut self, queued: QueuedPod) {
+        self.places.insert(queued.pod.uid().to_owned(), Place::Unschedulable);
+        self.unschedulable.insert(queued.pod.uid().to_owned(), queued);
+    }
+
+    fn number(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn take(&mut self, uid: &str, place: Place) -> Option<QueuedPod> {
+        self.places.remove(uid);
+        match place {
+            Place::Active(key) => self.active.remove(&key),
+            Place::Backoff(key) => self.backoff.remove(&key).map(|(queued, _)| queued),
+            Place::Unschedulable => self.unschedulable.remove(uid),
+            Place::InFlight(_) => None,
+        }
+    }
+
+    fn next(&mut self) -> Option<QueuedPod> {
+        if let Some((_, queued)) = self.active.pop_first() {
+            return Some(queued);
+        }
+        let early = self.backoff.iter().find(|(_, (_, after_error))| !after_error).map(|(key, _)| *key)?;
+        self.backoff.remove(&early).map(|(queued, _)| queued)
+    }
+
+    fn next_time(&self) -> Option<Instant> {
+        let backoff = self.backoff.first_key_value().map(|((until, _), _)| *until);
+        let left_over = self.unschedulable.values().filter(|queued| !queued.gated).map(|queued| queued.since + LEFT_OVER).min();
+        backoff.into_iter().chain(left_over).min()
+    }
+}
+
+/// Whether anything has changed that a plugin may look at: all but status and bookkeeping.
+fn changed_for_scheduling(old: &PodInfo, new: &PodInfo) -> bool {
+    let (a, b) = (&old.pod.metadata, &new.pod.metadata);
+    old.pod.spec != new.pod.spec || a.labels != b.labels || a.annotations != b.annotations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{node, pod};
+    use serde_json::json;
+
+    fn queue() -> SchedulingQueue {
+        SchedulingQueue::new(Arc::new(PluginSet::default()), Backoff::default())
+    }
+
+    fn waiting(priority: i32, name: &str) -> Arc<PodInfo> {
+        pod(name, json!({"priority": priority, "nodeSelector": {"disk": "ssd"}}))
+    }
+
+    async fn pop(queue: &SchedulingQueue) -> QueuedPod {
+        queue.pop().await.unwrap()
+    }
+
+    fn refuse(queue: &SchedulingQueue, queued: QueuedPod) {
+        let pod = queued.pod.clone();
+        queue.failed(queued, pod, Failed::Unschedulable(BTreeSet::from(["NodeAffinity"])));
+    }
+
+    fn node_event(labels: serde_json::Value) -> ClusterEvent {
+        ClusterEvent::Node { old: None, new: node("n1", json!({"metadata": {"labels": labels}})) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_most_urgent_first_then_in_order() {
+        let queue = queue();
+        for (priority, name) in [(0, "a"), (0, "b"), (5, "c")] {
+            queue.update(waiting(priority, name));
+        }
+        for expected in ["c", "a", "b"] {
+            assert_eq!(pop(&queue).await.pod.uid(), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_event_that_could_help_brings_a_pod_back() {
+        let queue = queue();
+        queue.update(waiting(0, "a"));
+        let queued = pop(&queue).await;
+        refuse(&queue, queued);
+        assert_eq!(queue.pending().unschedulable, 1);
+        queue.event(&node_event(json!({"disk": "hdd"})));
+        assert_eq!(queue.pending().unschedulable, 1);
+        queue.event(&node_event(json!({"disk": "ssd"})));
+        assert_eq!(queue.pending(), Pending { backoff: 1, ..Pending::default() });
+        let start = Instant::now();
+        assert_eq!(pop(&queue).await.attempts, 2, "nothing else to do: no need to back off");
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_during_the_try_counts() {
+        let queue = queue();
+        queue.update(waiting(0, "a"));
+        let queued = pop(&queue).await;
+        queue.event(&node_event(json!({"disk": "ssd"})));
+        refuse(&queue, queued);
+        assert_eq!(queue.pending().backoff, 1);
+        let again = pop(&queue).await;
+        refuse(&queue, again);
+        assert_eq!(queue.pending().unschedulable, 1, "the event was before this try");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_an_error_the_backoff_holds_and_grows() {
+        let queue = queue();
+        queue.update(waiting(0, "a"));
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            let queued = pop(&queue).await;
+            let (pod, start) = (queued.pod.clone(), Instant::now());
+            queue.failed(queued, pod, Failed::Error);
+            let queued = pop(&queue).await;
+            assert_eq!(start.elapsed().as_secs(), seconds);
+            // Back as it was, to fail again.
+            queue.state.lock().activate(QueuedPod { attempts: queued.attempts - 1, ..queued });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_nothing_helped_is_tried_after_five_minutes() {
+        let queue = queue();
+        queue.update(waiting(0, "a"));
+        let queued = pop(&queue).await;
+        refuse(&queue, queued);
+        let start = Instant::now();
+        pop(&queue).await;
+        assert_eq!(start.elapsed(), LEFT_OVER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gates_are_looked_at_again_when_the_pod_changes() {
+        let queue = queue();
+        queue.update(pod("a", json!({"schedulingGates": [{"name": "x"}]})));
+        assert_eq!(queue.pending(), Pending { gated: 1, ..Pending::default() });
+        queue.event(&node_event(json!({})));
+        assert_eq!(queue.pending().gated, 1);
+        queue.update(pod("a", json!({})));
+        assert_eq!(pop(&queue).await.pod.uid(), "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_pod_brings_it_back_but_not_one_of_its_status() {
+        let queue = queue();
+        queue.update(waiting(0, "a"));
+        let queued = pop(&queue).await;
+        refuse(&queue, queued);
+        queue.update(waiting(0, "a"));
+        assert_eq!(queue.pending().unschedulable, 1);
+        queue.update(pod("a", json!({"priority": 0})));
+        assert_eq!(queue.pending().unschedulable, 0);
+        queue.remove("a");
+        assert_eq!(queue.pending(), Pending::default());
+    }
+}
