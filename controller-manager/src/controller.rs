@@ -1,0 +1,126 @@
+//! What a controller is, and the loop that runs one.
+
+use crate::ops::{Executor, is_conflict};
+use client::{Cache, Change, ObjectKey, SharedCaches, WorkQueue};
+use futures::future::BoxFuture;
+use kube::Resource;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The keys that a controller has to look at.
+pub type Keys = Arc<WorkQueue<ObjectKey>>;
+
+/// What every controller is given.
+#[derive(Clone)]
+pub struct Context {
+    /// The caches, one per kind, shared by all controllers.
+    pub caches: Arc<SharedCaches>,
+    /// Does what the controller has decided, in its name.
+    pub executor: Executor,
+    /// Flags that some controllers need.
+    pub settings: Arc<Settings>,
+}
+
+/// Flags that some controllers need.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The certificate authority that pods are to trust, in PEM (`--root-ca-file`).
+    pub root_ca: Option<String>,
+    /// The key that signs tokens of service accounts, in PEM (`--service-account-private-key-file`).
+    pub service_account_key: Option<String>,
+}
+
+/// One controller. Its reconciling is level-triggered: it is told which key to look at, and never what happened.
+pub trait Controller: Send + Sync + 'static {
+    /// How many keys are worked on at a time. Upstream's default for most is 5.
+    fn workers(&self) -> usize {
+        5
+    }
+
+    /// Subscribes to its caches: whoever changes puts keys into the queue.
+    fn watch(self: Arc<Self>, keys: &Keys);
+
+    /// Looks at a key and does what has to be done about it. Returns when to look again at the latest, if at all.
+    fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, anyhow::Result<Option<Duration>>>;
+
+    /// What it does besides reconciling keys, for as long as it runs.
+    fn run(self: Arc<Self>, keys: Keys, stop: CancellationToken) -> BoxFuture<'static, ()> {
+        let _ = keys;
+        Box::pin(async move { stop.cancelled().await })
+    }
+}
+
+/// Runs a controller until cancelled. The caches it uses have to be filled before.
+pub async fn run(name: &'static str, controller: Arc<dyn Controller>, keys: Keys, stop: CancellationToken) {
+    let mut tasks = JoinSet::new();
+    for _ in 0..controller.workers() {
+        let (controller, keys) = (controller.clone(), keys.clone());
+        tasks.spawn(async move {
+            while let Some(key) = keys.get().await {
+                work(name, controller.as_ref(), &keys, &key).await;
+                keys.done(&key);
+            }
+        });
+    }
+    tasks.spawn(controller.run(keys.clone(), stop.clone()));
+    stop.cancelled().await;
+    keys.close();
+    // What is under way is finished, so that no half-done work is left; the requests have time limits of their own.
+    while tasks.join_next().await.is_some() {}
+}
+
+async fn work(name: &'static str, controller: &dyn Controller, keys: &Keys, key: &ObjectKey) {
+    match controller.reconcile(key).await {
+        Ok(after) => {
+            keys.forget(key);
+            if let Some(after) = after {
+                keys.add_after(key.clone(), after);
+            }
+        }
+        Err(error) => {
+            if is_conflict(&error) {
+                tracing::debug!(controller = name, %key, error = format!("{error:#}"), "overtaken, trying again");
+            } else {
+                // What the apiserver said is in the error three times over; once is enough.
+                let text = error.downcast_ref().map_or_else(|| format!("{error:#}"), crate::children::text);
+                tracing::warn!(controller = name, %key, error = text, "failed, trying again");
+            }
+            keys.add_rate_limited(key.clone());
+        }
+    }
+}
+
+/// Puts the key of every object that changes into the queue.
+pub fn watch_all<K: client::cache::Cacheable>(cache: &Cache<K>, keys: &Keys) {
+    let keys = keys.clone();
+    cache.subscribe(move |change| keys.add(ObjectKey::of(change.object().as_ref())));
+}
+
+/// Puts the key of the controller of every object that changes into the queue, if that is of kind `O`. An object that changes hands concerns both.
+pub fn watch_owned<O, K>(cache: &Cache<K>, keys: &Keys)
+where
+    O: Resource<DynamicType = ()>,
+    K: client::cache::Cacheable,
+{
+    let keys = keys.clone();
+    cache.subscribe(move |change| {
+        let old = if let Change::Updated { old, .. } = change { controller_key::<O, K>(old) } else { None };
+        for key in [old, controller_key::<O, K>(change.object())].into_iter().flatten() {
+            keys.add(key);
+        }
+    });
+}
+
+/// The key of an object's controller, if that is of kind `O`.
+pub fn controller_key<O: Resource<DynamicType = ()>, K: Resource>(object: &K) -> Option<ObjectKey> {
+    let owner = controller_of(object)?;
+    let same_group = owner.api_version.split('/').next() == O::api_version(&()).split('/').next();
+    (same_group && owner.kind == O::kind(&())).then(|| ObjectKey::new(object.meta().namespace.as_deref().unwrap_or_default(), &owner.name))
+}
+
+/// The owner reference of an object's controller.
+pub fn controller_of<K: Resource>(object: &K) -> Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+    object.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+}

@@ -1,0 +1,152 @@
+//! Deployments: a ReplicaSet per version of the template, and the way from one to the next (upstream: `pkg/controller/deployment`).
+//!
+//! [`plan`] decides, on the numbers in [`replica_sets`], with the conditions of [`status`]; this file is the shell around it.
+
+mod plan;
+mod replica_sets;
+mod status;
+
+use crate::children;
+use crate::claim::claim;
+use crate::controller::{Context, Controller, Keys, controller_key, controller_of, watch_all, watch_owned};
+use crate::ops::{Op, Request};
+use crate::pods;
+use client::{Cache, Change, ObjectKey};
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use plan::Plan;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// See the module's description.
+pub struct DeploymentController {
+    context: Context,
+    deployments: Arc<Cache<Deployment>>,
+    replica_sets: Arc<Cache<ReplicaSet>>,
+    pods: Arc<Cache<Pod>>,
+}
+
+impl DeploymentController {
+    /// With the shared caches.
+    pub fn new(context: Context) -> Self {
+        let caches = &context.caches;
+        Self { deployments: caches.of(), replica_sets: caches.of(), pods: caches.of(), context }
+    }
+
+    async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
+        let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
+        let executor = &self.context.executor;
+        let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
+        if selector.is_some_and(api::validation::labels::is_empty) {
+            executor
+                .apply(vec![Op::warning(
+                    deployment.as_ref(),
+                    "SelectingAll",
+                    "This deployment is selecting all pods. A non-empty selector is required.",
+                )])
+                .await?;
+            return Ok(None);
+        }
+        let candidates = self.replica_sets.in_namespace(&key.namespace);
+        let claimed = claim(deployment.as_ref(), &candidates, |set: &ReplicaSet| {
+            selector.is_some_and(|selector| api::validation::labels::matches(selector, set.metadata.labels.as_ref()))
+        });
+        let claiming = !claimed.adopt.is_empty() || !claimed.release.is_empty();
+        executor.apply(claimed.release.into_iter().chain(claimed.adopt).collect()).await?;
+        if claiming {
+            // The patches come back through the watch, and with them this key.
+            return Ok(None);
+        }
+        let pods_left = |set: &ReplicaSet| {
+            let pods = self.pods.owned_by(set.metadata.uid.as_deref().unwrap_or_default());
+            pods.iter().any(|pod| !pods::is_finished(pod))
+        };
+        let Plan { ops, created, mut status_of } = plan::plan(&deployment, &claimed.owned, &pods_left, Timestamp::now());
+        if let Some(new) = created
+            && let Err(error) = executor.send(Request::create(new.as_ref())).await
+        {
+            return self.creation_failed(&deployment, &new, error, status_of.take()).await;
+        }
+        Ok(executor.apply(ops).await?)
+    }
+
+    /// A ReplicaSet of that name exists: ours, and only the cache is late; or another's, and the hash needs another seed. Any other failure is told.
+    async fn creation_failed(
+        &self,
+        deployment: &Deployment,
+        new: &ReplicaSet,
+        error: kube::Error,
+        failed: Option<Box<Deployment>>,
+    ) -> anyhow::Result<Option<Duration>> {
+        let name = new.metadata.name.as_deref().unwrap_or_default();
+        match &error {
+            kube::Error::Api(status) if status.reason == "AlreadyExists" => {
+                let api: Api<ReplicaSet> =
+                    Api::namespaced(self.context.executor.client().clone(), new.metadata.namespace.as_deref().unwrap_or_default());
+                let existing = api.get(name).await?;
+                let ours = controller_of(&existing).is_some_and(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref());
+                if ours && replica_sets::same_template(&existing, deployment) {
+                    return Ok(None);
+                }
+                let mut updated = deployment.clone();
+                let status = updated.status.get_or_insert_default();
+                status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+                self.context.executor.apply(vec![Op::send(Request::replace_status(&updated))]).await?;
+                Ok(None)
+            }
+            _ if crate::ops::namespace_is_terminating(&error) => Ok(None),
+            _ => {
+                let message = format!("Failed to create new replica set \"{name}\": {}", children::text(&error));
+                let mut ops = vec![Op::warning(deployment, "ReplicaSetCreateError", message.clone())];
+                if let Some(failed) = failed {
+                    ops.push(Op::send(Request::replace_status(&status::creation_failed(*failed, &message, Timestamp::now()))));
+                }
+                self.context.executor.apply(ops).await?;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl Controller for DeploymentController {
+    fn watch(self: Arc<Self>, keys: &Keys) {
+        watch_all(&self.deployments, keys);
+        watch_owned::<Deployment, ReplicaSet>(&self.replica_sets, keys);
+        let (queue, deployments) = (keys.clone(), self.deployments.clone());
+        self.replica_sets.subscribe(move |change| {
+            let set = change.object();
+            if controller_of(set.as_ref()).is_some() || matches!(change, Change::Deleted(_)) {
+                return;
+            }
+            for deployment in deployments.in_namespace(set.metadata.namespace.as_deref().unwrap_or_default()) {
+                let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
+                if selector.is_some_and(|selector| api::validation::labels::matches(selector, set.metadata.labels.as_ref())) {
+                    queue.add(ObjectKey::of(deployment.as_ref()));
+                }
+            }
+        });
+        // Recreate waits until the last old pod is gone.
+        let (queue, sets, deployments) = (keys.clone(), self.replica_sets.clone(), self.deployments.clone());
+        self.pods.subscribe(move |change| {
+            let gone = matches!(change, Change::Deleted(_)) || pods::is_finished(change.object());
+            let Some(set) =
+                gone.then(|| controller_key::<ReplicaSet, Pod>(change.object().as_ref())).flatten().and_then(|key| sets.get(&key))
+            else {
+                return;
+            };
+            let Some(deployment) = controller_key::<Deployment, ReplicaSet>(set.as_ref()).and_then(|key| deployments.get(&key)) else {
+                return;
+            };
+            if replica_sets::strategy(&deployment) == replica_sets::Strategy::Recreate {
+                queue.add(ObjectKey::of(deployment.as_ref()));
+            }
+        });
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, anyhow::Result<Option<Duration>>> {
+        Box::pin(self.sync(key))
+    }
+}

@@ -1,0 +1,128 @@
+//! The controllers, one per file, and the one table of them.
+
+pub mod deployment;
+pub mod garbage_collector;
+pub mod namespace;
+pub mod node_lifecycle;
+pub mod pod_garbage_collector;
+pub mod replicas;
+pub mod root_ca;
+pub mod service_account;
+pub mod service_account_token;
+pub mod taint_eviction;
+
+use crate::controller::{Context, Controller};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
+use std::sync::Arc;
+
+/// One row of the table.
+pub struct Row {
+    /// The name for `--controllers` and logs, upstream's.
+    pub name: &'static str,
+    /// As what it signs its events, upstream's.
+    pub component: &'static str,
+    /// The service account in `kube-system` as which it acts, upstream's; none if it acts as the controller-manager itself.
+    pub account: Option<&'static str>,
+    /// Makes it. `None`: it has nothing to do with the flags given.
+    pub make: fn(Context) -> Option<Arc<dyn Controller>>,
+}
+
+/// The table.
+pub const TABLE: &[Row] = &[
+    Row {
+        name: "serviceaccount-token-controller",
+        component: "serviceaccount-token-controller",
+        account: None,
+        make: |context| Some(Arc::new(service_account_token::TokenController::new(context)?)),
+    },
+    Row {
+        name: "serviceaccount-controller",
+        component: "serviceaccount-controller",
+        account: Some("service-account-controller"),
+        make: |context| Some(Arc::new(service_account::ServiceAccountController::new(context))),
+    },
+    Row {
+        name: "root-ca-certificate-publisher-controller",
+        component: "root-ca-certificate-publisher",
+        account: Some("root-ca-cert-publisher"),
+        make: |context| Some(Arc::new(root_ca::RootCaPublisher::new(context)?)),
+    },
+    Row {
+        name: "namespace-controller",
+        component: "namespace-controller",
+        account: Some("namespace-controller"),
+        make: |context| Some(Arc::new(namespace::NamespaceController::new(context))),
+    },
+    Row {
+        name: "garbage-collector-controller",
+        component: "garbage-collector-controller",
+        account: Some("generic-garbage-collector"),
+        make: |context| Some(Arc::new(garbage_collector::GarbageCollector::new(context))),
+    },
+    Row {
+        name: "replicaset-controller",
+        component: "replicaset-controller",
+        account: Some("replicaset-controller"),
+        make: |context| Some(Arc::new(replicas::ReplicasController::<ReplicaSet>::new(context))),
+    },
+    Row {
+        name: "replicationcontroller-controller",
+        component: "replication-controller",
+        account: Some("replication-controller"),
+        make: |context| Some(Arc::new(replicas::ReplicasController::<ReplicationController>::new(context))),
+    },
+    Row {
+        name: "deployment-controller",
+        component: "deployment-controller",
+        account: Some("deployment-controller"),
+        make: |context| Some(Arc::new(deployment::DeploymentController::new(context))),
+    },
+    Row {
+        name: "node-lifecycle-controller",
+        component: "node-controller",
+        account: Some("node-controller"),
+        make: |context| Some(Arc::new(node_lifecycle::NodeLifecycleController::new(context))),
+    },
+    Row {
+        name: "taint-eviction-controller",
+        component: "taint-eviction-controller",
+        account: Some("node-controller"),
+        make: |context| Some(Arc::new(taint_eviction::TaintEvictionController::new(context))),
+    },
+    Row {
+        name: "pod-garbage-collector-controller",
+        component: "pod-garbage-collector",
+        account: Some("pod-garbage-collector"),
+        make: |context| Some(Arc::new(pod_garbage_collector::PodGarbageCollector::new(context))),
+    },
+];
+
+/// Whether `--controllers` wants a controller: its own name decides, else `*`; `-` in front switches off.
+pub fn is_wanted(name: &str, list: &[String]) -> bool {
+    let off = |entry: &String| entry.strip_prefix('-') == Some(name);
+    if list.iter().any(off) {
+        return false;
+    }
+    list.iter().any(|entry| entry == name || entry == "*")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        let names: BTreeSet<_> = TABLE.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), TABLE.len());
+    }
+
+    #[test]
+    fn choosing() {
+        for (list, expected) in [("*", true), ("a", true), ("b", false), ("*,-a", false), ("-a,*", false), ("-b,a", true), ("", false)] {
+            let list: Vec<String> = list.split(',').map(str::to_owned).collect();
+            assert_eq!(is_wanted("a", &list), expected, "{list:?}");
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! ReplicaSets and ReplicationControllers: so many pods of a template (upstream: `pkg/controller/replicaset`, which serves both as well).
+
+use crate::children::{self, BURST, Changes};
+use crate::claim::{claim, controller_reference};
+use crate::controller::{Context, Controller, Keys, controller_of, watch_all, watch_owned};
+use crate::ops::{Op, Request};
+use crate::pods::{self, Availability};
+use client::cache::Cacheable;
+use client::events::reference;
+use client::{Cache, Change, Expectations, ObjectKey};
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{
+    Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Resource;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+type Labels = BTreeMap<String, String>;
+
+/// What the two kinds have in common.
+pub trait Replicated: Cacheable + Resource<DynamicType = ()> + Serialize {
+    /// How many.
+    fn replicas(&self) -> i32;
+    /// Whether a pod with these labels is one of its own.
+    fn selects(&self, labels: &Labels) -> bool;
+    /// Of what.
+    fn template(&self) -> Option<&PodTemplateSpec>;
+    /// How long a pod has to be ready to count as available.
+    fn min_ready_seconds(&self) -> i32;
+    /// The status.
+    fn status(&self) -> Status;
+    /// The object with another status.
+    fn with_status(&self, status: Status) -> Self;
+}
+
+/// Their status in one shape.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Status {
+    /// Pods that count.
+    pub replicas: i32,
+    /// Of these, pods with all labels of the template.
+    pub fully_labeled: i32,
+    /// Of these, ready ones.
+    pub ready: i32,
+    /// Of these, available ones.
+    pub available: i32,
+    /// Pods that are being deleted; ReplicationControllers do not tell.
+    pub terminating: Option<i32>,
+    /// The generation that this is about.
+    pub observed_generation: i64,
+    /// `ReplicaFailure`, if there is one; others are kept.
+    pub conditions: Vec<ReplicaSetCondition>,
+}
+
+impl Replicated for ReplicaSet {
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+    fn selects(&self, labels: &Labels) -> bool {
+        self.spec.as_ref().is_some_and(|spec| api::validation::labels::matches(&spec.selector, Some(labels)))
+    }
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.as_ref()?.template.as_ref()
+    }
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+    }
+    fn status(&self) -> Status {
+        let status = self.status.clone().unwrap_or_default();
+        Status {
+            replicas: status.replicas,
+            fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
+            ready: status.ready_replicas.unwrap_or(0),
+            available: status.available_replicas.unwrap_or(0),
+            terminating: status.terminating_replicas,
+            observed_generation: status.observed_generation.unwrap_or(0),
+            conditions: status.conditions.unwrap_or_default(),
+        }
+    }
+    fn with_status(&self, status: Status) -> Self {
+        let status = ReplicaSetStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: Some(status.fully_labeled),
+            ready_replicas: Some(status.ready),
+            available_replicas: Some(status.available),
+            terminating_replicas: status.terminating,
+            observed_generation: Some(status.observed_generation),
+            conditions: (!status.conditions.is_empty()).then_some(status.conditions),
+        };
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+impl Replicated for ReplicationController {
+    fn replicas(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+    }
+    fn selects(&self, labels: &Labels) -> bool {
+        let selector = self.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        selector.is_some_and(|selector| !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
+    }
+    fn template(&self) -> Option<&PodTemplateSpec> {
+        self.spec.as_ref()?.template.as_ref()
+    }
+    fn min_ready_seconds(&self) -> i32 {
+        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+    }
+    fn status(&self) -> Status {
+        let status = self.status.clone().unwrap_or_default();
+        let condition = |c: ReplicationControllerCondition| ReplicaSetCondition {
+            type_: c.type_,
+            status: c.status,
+            reason: c.reason,
+            message: c.message,
+            last_transition_time: c.last_transition_time,
+        };
+        Status {
+            replicas: status.replicas,
+            fully_labeled: status.fully_labeled_replicas.unwrap_or(0),
+            ready: status.ready_replicas.unwrap_or(0),
+            available: status.available_replicas.unwrap_or(0),
+            terminating: None,
+            observed_generation: status.observed_generation.unwrap_or(0),
+            conditions: status.conditions.into_iter().flatten().map(condition).collect(),
+        }
+    }
+    fn with_status(&self, status: Status) -> Self {
+        let condition = |c: ReplicaSetCondition| ReplicationControllerCondition {
+            type_: c.type_,
+            status: c.status,
+            reason: c.reason,
+            message: c.message,
+            last_transition_time: c.last_transition_time,
+        };
+        let status = ReplicationControllerStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: Some(status.fully_labeled),
+            ready_replicas: Some(status.ready),
+            available_replicas: Some(status.available),
+            observed_generation: Some(status.observed_generation),
+            conditions: (!status.conditions.is_empty()).then(|| status.conditions.into_iter().map(condition).collect()),
+        };
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+/// The pods to create or delete. `owned` are the owner's active pods, `related` those of its siblings too.
+pub fn plan<R: Replicated>(owner: &R, owned: &[Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) -> Changes {
+    let wanted = usize::try_from(owner.replicas()).unwrap_or(0);
+    if wanted >= owned.len() {
+        let meta = owner.meta();
+        let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let pod = || pods::from_template(owner.template(), namespace, format!("{name}-"), controller_reference(owner));
+        return Changes { create: (0..(wanted - owned.len()).min(BURST)).map(|_| pod()).collect(), delete: Vec::new() };
+    }
+    let mut candidates = owned.to_vec();
+    pods::sort_for_deletion(&mut candidates, related, now);
+    candidates.truncate((owned.len() - wanted).min(BURST));
+    Changes { create: Vec::new(), delete: candidates }
+}
+
+/// The status that follows from the pods that are there, and when to look again because a pod will have become available.
+pub fn status<R: Replicated>(
+    owner: &R,
+    owned: &[Arc<Pod>],
+    failure: Option<(&'static str, String)>,
+    now: Timestamp,
+) -> (Status, Option<Duration>) {
+    let count = |counted: &dyn Fn(&Pod) -> bool| i32::try_from(owned.iter().filter(|pod| counted(pod)).count()).unwrap_or(i32::MAX);
+    let template =
+        owner.template().and_then(|template| template.metadata.as_ref()).and_then(|meta| meta.labels.clone()).unwrap_or_default();
+    let labelled =
+        |pod: &Pod| template.iter().all(|(key, value)| pod.metadata.labels.as_ref().and_then(|labels| labels.get(key)) == Some(value));
+    let availability = |pod: &Pod| pods::availability(pod, owner.min_ready_seconds(), now);
+    let old = owner.status();
+    let mut conditions = old.conditions;
+    match failure {
+        Some((reason, message))
+            if !conditions.iter().any(|c| c.type_ == "ReplicaFailure" && c.status == "True" && c.reason.as_deref() == Some(reason)) =>
+        {
+            conditions.retain(|condition| condition.type_ != "ReplicaFailure");
+            conditions.push(ReplicaSetCondition {
+                type_: "ReplicaFailure".to_owned(),
+                status: "True".to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message),
+                last_transition_time: Some(Time(now)),
+            });
+        }
+        Some(_) => {}
+        None => conditions.retain(|condition| condition.type_ != "ReplicaFailure"),
+    }
+    let active = |pod: &Pod| pods::is_active(pod);
+    let status = Status {
+        replicas: count(&active),
+        fully_labeled: count(&|pod| active(pod) && labelled(pod)),
+        ready: count(&|pod| active(pod) && pods::is_ready(pod)),
+        available: count(&|pod| active(pod) && availability(pod) == Availability::Available),
+        terminating: Some(count(&|pod| pods::is_terminating(pod) && !pods::is_finished(pod))),
+        observed_generation: owner.meta().generation.unwrap_or(0),
+        conditions,
+    };
+    let soon = owned.iter().filter_map(|pod| if let Availability::In(left) = availability(pod) { Some(left) } else { None }).min();
+    (status, soon.and_then(|left| Duration::try_from(left).ok()))
+}
+
+/// The controller, of either kind.
+pub struct ReplicasController<R> {
+    context: Context,
+    owners: Arc<Cache<R>>,
+    pods: Arc<Cache<Pod>>,
+    expectations: Expectations<ObjectKey>,
+}
+
+impl<R: Replicated> ReplicasController<R> {
+    /// Of this kind.
+    pub fn new(context: Context) -> Self {
+        let (owners, pods) = (context.caches.of(), context.caches.of());
+        Self { context, owners, pods, expectations: Expectations::default() }
+    }
+
+    fn pod_changed(&self, change: &Change<Pod>) {
+        let pod = change.object();
+        let Some(key) = crate::controller::controller_key::<R, Pod>(pod.as_ref()) else { return };
+        match change {
+            Change::Added(pod) if !pods::is_terminating(pod) => self.expectations.creation_observed(&key),
+            Change::Added(_) | Change::Deleted(_) => {
+                self.expectations.deletion_observed(&key, pod.metadata.uid.as_deref().unwrap_or_default())
+            }
+            Change::Updated { new, .. } if pods::is_terminating(new) => {
+                self.expectations.deletion_observed(&key, new.metadata.uid.as_deref().unwrap_or_default());
+            }
+            Change::Updated { .. } => {}
+        }
+    }
+
+    async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
+        let Some(owner) = self.owners.get(key) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        let fresh = self.expectations.satisfied(key);
+        let namespace = self.pods.in_namespace(&key.namespace);
+        let no_labels = Labels::new();
+        let matches = |pod: &Pod| owner.selects(pod.metadata.labels.as_ref().unwrap_or(&no_labels));
+        let claimed = claim(owner.as_ref(), &namespace, matches);
+        self.context.executor.apply(claimed.release.into_iter().chain(claimed.adopt).collect()).await?;
+        let now = Timestamp::now();
+        let active: Vec<Arc<Pod>> = claimed.owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
+        let mut failed = Ok(());
+        let mut failure = None;
+        if fresh && owner.meta().deletion_timestamp.is_none() {
+            let changes = plan(owner.as_ref(), &active, &self.related(owner.as_ref(), &active), now);
+            if changes != Changes::default() {
+                let reason = if changes.create.is_empty() { "FailedDelete" } else { "FailedCreate" };
+                failed = children::apply(&self.context.executor, &self.expectations, key, &reference(owner.as_ref(), None), changes).await;
+                failure = failed.as_ref().err().map(|error| (reason, children::text(error)));
+            }
+        }
+        let (mut status, soon) = status(owner.as_ref(), &claimed.owned, failure, now);
+        let old = owner.status();
+        if R::kind(&()) == "ReplicationController" {
+            status.terminating = None;
+        }
+        if status != old {
+            let updated = owner.with_status(status);
+            self.context.executor.apply(vec![Op::send(Request::replace_status(&updated).tolerating(&[404]))]).await?;
+        }
+        failed?;
+        Ok(soon)
+    }
+
+    /// The pods of all owners that have the same controller: one Deployment's ReplicaSets.
+    fn related(&self, owner: &R, active: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+        let Some(parent) = controller_of(owner) else { return active.to_vec() };
+        let siblings = self.owners.owned_by(&parent.uid);
+        siblings.iter().flat_map(|sibling| self.pods.owned_by(sibling.meta().uid.as_deref().unwrap_or_default())).collect()
+    }
+}
+
+impl<R: Replicated> Controller for ReplicasController<R> {
+    fn watch(self: Arc<Self>, keys: &Keys) {
+        watch_all(&self.owners, keys);
+        let controller = Arc::downgrade(&self);
+        self.pods.subscribe(move |change| {
+            if let Some(controller) = controller.upgrade() {
+                controller.pod_changed(change);
+            }
+        });
+        watch_owned::<R, Pod>(&self.pods, keys);
+        // An orphan may be somebody's: whoever selects it looks.
+        let (keys, owners) = (keys.clone(), self.owners.clone());
+        self.pods.subscribe(move |change| {
+            let pod = change.object();
+            if controller_of(pod.as_ref()).is_some() || matches!(change, Change::Deleted(_)) {
+                return;
+            }
+            let labels = pod.metadata.labels.clone().unwrap_or_default();
+            for owner in owners.in_namespace(pod.metadata.namespace.as_deref().unwrap_or_default()) {
+                if owner.selects(&labels) {
+                    keys.add(ObjectKey::of(owner.as_ref()));
+                }
+            }
+        });
+    }
+
+    fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, anyhow::Result<Option<Duration>>> {
+        Box::pin(self.sync(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn replica_set(replicas: i32) -> ReplicaSet {
+        let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c"}]}});
+        let object = json!({
+            "metadata": {"namespace": "ns", "name": "rs", "uid": "rs", "generation": 3},
+            "spec": {"replicas": replicas, "minReadySeconds": 10, "selector": {"matchLabels": {"app": "web"}}, "template": template},
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn pod(name: &str, status: Value) -> Arc<Pod> {
+        let object = json!({"metadata": {"namespace": "ns", "name": name, "uid": name, "labels": {"app": "web"}}, "spec": {"containers": [], "nodeName": "n"}, "status": status});
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:01:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn as_many_as_are_missing_or_too_many() {
+        let running = [pod("a", json!({"phase": "Running"})), pod("b", json!({"phase": "Pending"}))];
+        for (replicas, created, deleted) in [(0, 0, vec!["b", "a"]), (1, 0, vec!["b"]), (2, 0, vec![]), (5, 3, vec![]), (9999, 500, vec![])]
+        {
+            let changes = plan(&replica_set(replicas), &running, &running, now());
+            let names: Vec<_> = changes.delete.iter().map(|pod| pod.metadata.name.as_deref().unwrap()).collect();
+            assert_eq!((changes.create.len(), names), (created, deleted), "{replicas} replicas");
+        }
+        let created = plan(&replica_set(1), &[], &[], now()).create.remove(0);
+        assert_eq!(created.metadata.generate_name.as_deref(), Some("rs-"));
+        assert_eq!(created.metadata.labels.unwrap().get("app").map(String::as_str), Some("web"));
+        assert_eq!(created.metadata.owner_references.unwrap()[0].uid, "rs");
+    }
+
+    #[test]
+    fn the_status_counts() {
+        let ready = |at: &str| json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": at}]});
+        let pods = [
+            pod("a", ready("2026-01-01T00:00:00Z")),
+            pod("b", ready("2026-01-01T00:00:55Z")),
+            pod("c", json!({"phase": "Pending"})),
+            pod("d", json!({"phase": "Failed"})),
+        ];
+        let (counted, soon) = status(&replica_set(3), &pods, None, now());
+        assert_eq!((counted.replicas, counted.ready, counted.available, counted.fully_labeled), (3, 2, 1, 3));
+        assert_eq!((counted.observed_generation, counted.terminating), (3, Some(0)));
+        assert_eq!(soon, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_failure_is_a_condition_until_it_is_over() {
+        let failed = status(&replica_set(3), &[], Some(("FailedCreate", "no".to_owned())), now()).0;
+        assert_eq!(failed.conditions[0].reason.as_deref(), Some("FailedCreate"));
+        let owner = replica_set(3).with_status(failed);
+        let later = now() + jiff::SignedDuration::from_secs(9);
+        assert_eq!(status(&owner, &[], Some(("FailedCreate", "still".to_owned())), later).0.conditions, owner.status().conditions);
+        assert!(status(&owner, &[], None, later).0.conditions.is_empty());
+    }
+}

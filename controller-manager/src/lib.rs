@@ -1,0 +1,20 @@
+//! The controllers that make what is asked for come true: each watches some kinds and, told that a key may have changed, compares what should be with
+//! what is and does the next thing about it.
+//!
+//! A controller is its file in [`controllers`] and a row in the table there. It reads the shared caches, decides in a pure function what to do
+//! ([`ops::Op`]), and leaves doing it to the one executor ([`ops::Executor`]). It never learns what exactly happened, only which key to look at, so
+//! a missed or doubled event does no harm.
+//!
+//! Behaviour, names and texts are upstream's `pkg/controller`. Deliberately absent: cloud controllers.
+
+pub mod accounts;
+pub mod children;
+pub mod claim;
+pub mod controller;
+pub mod controllers;
+pub mod discovery;
+pub mod ops;
+pub mod pods;
+pub mod run;
+
+pub use run::{Options, run};

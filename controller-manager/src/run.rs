@@ -1,0 +1,115 @@
+//! The controller-manager at work: makes the controllers that are wanted, fills their caches, and runs them until told to stop.
+
+use crate::accounts::ServiceAccounts;
+use crate::controller::{self, Context, Controller, Keys, Settings};
+use crate::controllers::{TABLE, is_wanted};
+use crate::ops::Executor;
+use client::SharedCaches;
+use client::election::{self, Candidate};
+use client::serving::{self, Observable};
+use kube::Client;
+use parking_lot::Mutex;
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How to run.
+pub struct Options {
+    /// The apiserver, as the controller-manager's user.
+    pub client: Client,
+    /// What makes clients for the controllers' service accounts; without it all act as the controller-manager's user.
+    pub accounts: Option<ServiceAccounts>,
+    /// `--controllers`.
+    pub controllers: Vec<String>,
+    /// What some controllers need to know.
+    pub settings: Settings,
+    /// Whether to wait until this replica is elected.
+    pub leader_elect: bool,
+    /// Where to serve health and metrics, if anywhere.
+    pub address: Option<SocketAddr>,
+}
+
+struct Health {
+    caches: Arc<SharedCaches>,
+    queues: Mutex<Vec<(&'static str, Keys)>>,
+}
+
+impl Observable for Health {
+    fn problems(&self) -> Vec<String> {
+        self.caches.unsynced().into_iter().map(|kind| format!("informer-sync failed: {kind}")).collect()
+    }
+
+    fn metrics(&self) -> String {
+        type Read = fn(client::queue::QueueMetrics) -> u64;
+        let rows: [(&str, &str, &str, Read); 3] = [
+            ("workqueue_depth", "gauge", "Current depth of workqueue.", |metrics| metrics.depth as u64),
+            ("workqueue_adds_total", "counter", "Total number of adds handled by workqueue.", |metrics| metrics.adds),
+            ("workqueue_retries_total", "counter", "Total number of retries handled by workqueue.", |metrics| metrics.retries),
+        ];
+        let queues = self.queues.lock();
+        let mut text = String::new();
+        for (name, kind, help, read) in rows {
+            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes everything");
+            for (queue, keys) in queues.iter() {
+                writeln!(text, "{name}{{name=\"{queue}\"}} {}", read(keys.metrics())).expect("a String takes everything");
+            }
+        }
+        text
+    }
+}
+
+/// Runs until `stop` is cancelled, or fails when this replica is no longer the leader.
+pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
+    let Options { client, accounts, controllers, settings, leader_elect, address } = options;
+    for name in controllers.iter().map(|name| name.trim_start_matches('-')) {
+        anyhow::ensure!(name == "*" || TABLE.iter().any(|row| row.name == name), "\"{name}\" is not in the list of known controllers");
+    }
+    let caches = SharedCaches::new(client.clone());
+    let health = Arc::new(Health { caches: caches.clone(), queues: Mutex::default() });
+    if let Some(address) = address {
+        let bound = serving::serve(address, health.clone(), stop.clone()).await?;
+        tracing::info!(address = %bound, "serving health and metrics");
+    }
+    let leading = if leader_elect {
+        match election::lead(client.clone(), Candidate::new("kube-controller-manager")?, stop.clone()).await {
+            Some(leading) => leading,
+            None => return Ok(()),
+        }
+    } else {
+        stop.child_token()
+    };
+
+    let settings = Arc::new(settings);
+    let mut made: Vec<(&'static str, Arc<dyn Controller>, Keys)> = Vec::new();
+    for row in TABLE.iter().filter(|row| is_wanted(row.name, &controllers)) {
+        let client = match (&accounts, row.account) {
+            (Some(accounts), Some(name)) => match leading.run_until_cancelled(accounts.client(name, &leading)).await {
+                Some(client) => client?,
+                None => break,
+            },
+            _ => client.clone(),
+        };
+        let executor = Executor::new(client, row.component);
+        match (row.make)(Context { caches: caches.clone(), executor, settings: settings.clone() }) {
+            Some(controller) => made.push((row.name, controller, Keys::default())),
+            None => tracing::warn!(controller = row.name, "not started: a flag that it needs is missing"),
+        }
+    }
+    if leading.run_until_cancelled(caches.wait_until_synced()).await.is_some() {
+        tracing::info!(controllers = made.len(), "caches are filled, controlling");
+        let mut running = JoinSet::new();
+        for (name, controller, keys) in made {
+            health.queues.lock().push((name, keys.clone()));
+            controller.clone().watch(&keys);
+            running.spawn(controller::run(name, controller, keys, leading.clone()));
+        }
+        while let Some(ended) = running.join_next().await {
+            ended?;
+        }
+    }
+    caches.stop();
+    anyhow::ensure!(stop.is_cancelled(), "lost the lease");
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! The controllers against an apiserver in the same process: what a user does, and what becomes of it. There is no kubelet, so pods never run.
+
+use anyhow::{Context, Result};
+use apiserver::assembly::{Running, Server};
+use client::connection::from_config;
+use controller_manager::controller::Settings;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
+use kube::api::{DeleteParams, ListParams, PostParams, PropagationPolicy};
+use kube::config::{AuthInfo, Config};
+use kube::{Api, Client};
+use serde_json::json;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long anything here may take, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    client: Client,
+    server: Running,
+    stop: CancellationToken,
+    controllers: JoinHandle<Result<()>>,
+    _certificates: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Result<Self> {
+        let certificates = tempfile::tempdir()?;
+        let options = apiserver::options::Options { cert_dir: Some(certificates.path().to_owned()), ..Default::default() };
+        let server = Server::builder().options(options).in_memory()?.token("secret", "tester", &["system:masters"]).start().await?;
+        let mut config = Config::new(format!("https://{}", server.address()).parse()?);
+        config.root_cert = Some(vec![pem(&server.authority()?)?]);
+        config.auth_info = AuthInfo { token: Some("secret".to_owned().into()), ..AuthInfo::default() };
+        let client = from_config(config, "test")?;
+        let stop = CancellationToken::new();
+        let options = controller_manager::Options {
+            client: client.clone(),
+            accounts: None,
+            controllers: vec!["*".to_owned()],
+            settings: Settings { root_ca: Some("PEM".to_owned()), service_account_key: None },
+            leader_elect: false,
+            address: None,
+        };
+        let controllers = tokio::spawn(controller_manager::run(options, stop.clone()));
+        Ok(Self { client, server, stop, controllers, _certificates: certificates })
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.controllers.await??;
+        self.server.stop().await
+    }
+
+    fn api<K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>>(&self, namespace: &str) -> Api<K> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+fn pem(text: &str) -> Result<Vec<u8>> {
+    use base64::Engine;
+    let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
+    base64::engine::general_purpose::STANDARD.decode(body).context("the authority is PEM")
+}
+
+/// Asks until the answer is as expected.
+async fn until<T: std::fmt::Debug>(what: &str, ask: impl AsyncFn() -> Result<T>, expected: impl Fn(&T) -> bool) -> Result<T> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await?;
+        if expected(&answer) {
+            return Ok(answer);
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{what}: still {answer:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn count<K>(api: &Api<K>) -> Result<usize>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    Ok(api.list(&ListParams::default()).await?.items.len())
+}
+
+fn deployment(replicas: i32) -> Result<Deployment> {
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}});
+    let spec = json!({"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": template});
+    Ok(serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": spec}))?)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_comes_and_goes() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let (deployments, sets, pods) =
+        (cluster.api::<Deployment>("default"), cluster.api::<ReplicaSet>("default"), cluster.api::<Pod>("default"));
+    until("the account that pods need", async || Ok(cluster.api::<ServiceAccount>("default").get_opt("default").await?), Option::is_some)
+        .await?;
+
+    deployments.create(&PostParams::default(), &deployment(3)?).await?;
+    until("pods", async || count(&pods).await, |pods| *pods == 3).await?;
+    let told =
+        until("status", async || Ok(deployments.get("web").await?.status), |status| status.as_ref().is_some_and(|s| s.replicas == Some(3)))
+            .await?;
+    let progressing = told.and_then(|status| status.conditions).into_iter().flatten().find(|condition| condition.type_ == "Progressing");
+    assert_eq!(progressing.and_then(|condition| condition.reason).as_deref(), Some("ReplicaSetUpdated"));
+
+    let first = pods.list(&ListParams::default()).await?.items.remove(0).metadata.name.context("pods have names")?;
+    pods.delete(&first, &DeleteParams::default()).await?;
+    until(
+        "a pod in place of the deleted one",
+        async || Ok(pods.list(&ListParams::default()).await?.items),
+        |pods| {
+            pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && pod.metadata.name.as_ref() != Some(&first)).count() == 3
+        },
+    )
+    .await?;
+
+    let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+    deployments.delete("web", &orphan).await?;
+    until("the deployment gone", async || count(&deployments).await, |left| *left == 0).await?;
+    let owners = until("an orphan", async || Ok(sets.list(&ListParams::default()).await?.items), |sets| sets.len() == 1).await?;
+    assert_eq!(owners[0].metadata.owner_references.as_deref().unwrap_or_default(), []);
+
+    deployments.create(&PostParams::default(), &deployment(3)?).await?;
+    until(
+        "the orphan adopted",
+        async || Ok(sets.list(&ListParams::default()).await?.items),
+        |sets| sets.len() == 1 && sets[0].metadata.owner_references.as_ref().is_some_and(|owners| owners.len() == 1),
+    )
+    .await?;
+    deployments.delete("web", &DeleteParams::foreground()).await?;
+    until(
+        "everything gone",
+        async || Ok((count(&deployments).await?, count(&sets).await?, count(&pods).await?)),
+        |left| *left == (0, 0, 0),
+    )
+    .await?;
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_has_what_pods_need_and_takes_everything_with_it() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    namespaces.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": "x"}}))?).await?;
+    let maps = cluster.api::<ConfigMap>("x");
+    let authority = until("the certificate authority", async || Ok(maps.get_opt("kube-root-ca.crt").await?), Option::is_some).await?;
+    assert_eq!(authority.and_then(|map| map.data).and_then(|mut data| data.remove("ca.crt")).as_deref(), Some("PEM"));
+    until("the account", async || Ok(cluster.api::<ServiceAccount>("x").get_opt("default").await?), Option::is_some).await?;
+    cluster.api::<Deployment>("x").create(&PostParams::default(), &deployment(5)?).await?;
+    until("pods", async || count(&cluster.api::<Pod>("x")).await, |pods| *pods == 5).await?;
+    namespaces.delete("x", &DeleteParams::default()).await?;
+    until("the namespace gone", async || Ok(namespaces.get_opt("x").await?.and_then(|namespace| namespace.status)), Option::is_none)
+        .await?;
+    cluster.stop().await
+}
