@@ -1,0 +1,301 @@
+//! A real node: flags and files become settings, the parts are put together and run until told to stop.
+
+use crate::{
+    config::{self, KubeletConfiguration},
+    container::{network, security},
+    flags::Flags,
+    image::Images,
+    lookup::Lookup,
+    node::{
+        self, Node, NodeFacts, Places,
+        cgroups::{Cgroups, Driver},
+        machine,
+        registration::Registration,
+        status::StatusFacts,
+    },
+    pod::workers::Workers,
+    recorder::{About, Recorder},
+    runtime::{Runtime, cri::Cri},
+    server,
+    source::{api, file, mirror::Mirrors},
+    status_manager::StatusManager,
+};
+use anyhow::{Context, bail};
+use client::{EventRecorder, SharedCaches};
+use k8s_openapi::api::core::v1::{Node as NodeObject, NodeStatus, Pod, Service, Taint};
+use kube::{Api, Client, runtime::watcher};
+use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// Flags and file together, the flags first.
+pub fn settings(flags: &Flags) -> anyhow::Result<KubeletConfiguration> {
+    let mut settings = match &flags.config {
+        Some(path) => config::read(path)?,
+        None => KubeletConfiguration::default(),
+    };
+    for key in settings.others.keys() {
+        tracing::warn!(field = %key, "this field of the configuration has no effect here");
+    }
+    fn overrule<T: Clone>(target: &mut T, flag: Option<&T>) {
+        if let Some(value) = flag {
+            target.clone_from(value);
+        }
+    }
+    overrule(&mut settings.static_pod_path, flags.pod_manifest_path.as_ref());
+    overrule(&mut settings.port, flags.port.as_ref());
+    overrule(&mut settings.address, flags.address.as_ref());
+    overrule(&mut settings.cgroup_root, flags.cgroup_root.as_ref());
+    overrule(&mut settings.cgroup_driver, flags.cgroup_driver.as_ref());
+    overrule(&mut settings.cluster_domain, flags.cluster_domain.as_ref());
+    overrule(&mut settings.max_pods, flags.max_pods.as_ref());
+    if !flags.cluster_dns.is_empty() {
+        settings.cluster_dns.clone_from(&flags.cluster_dns);
+    }
+    if let Some(path) = &flags.client_ca_file {
+        settings.authentication.x509.client_ca_file = path.to_string_lossy().into_owned();
+    }
+    if settings.container_runtime_endpoint.is_empty() {
+        settings.container_runtime_endpoint.clone_from(&flags.container_runtime_endpoint);
+    }
+    Ok(settings)
+}
+
+/// `key=value:effect` or `key:effect`.
+pub fn parse_taint(text: &str) -> anyhow::Result<Taint> {
+    let (rest, effect) = text.rsplit_once(':').with_context(|| format!("invalid taint {text:?}: want key=value:effect"))?;
+    if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
+        bail!("invalid taint {text:?}: unknown effect {effect:?}");
+    }
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    Ok(Taint { key: key.into(), value: Some(value.to_owned()).filter(|v| !v.is_empty()), effect: effect.into(), ..Default::default() })
+}
+
+/// `key=value` pairs.
+pub fn parse_labels(list: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=').with_context(|| format!("invalid label {text:?}: want key=value"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    list.iter().filter(|l| !l.is_empty()).map(pair).collect()
+}
+
+/// Runs one real node until told to stop.
+pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
+    let settings = settings(&flags)?;
+    let machine_name = machine::host_name()?;
+    let name = flags.hostname_override.clone().unwrap_or_else(|| machine_name.clone()).to_lowercase();
+    fs::DirBuilder::new().recursive(true).mode(0o750).create(&flags.root_dir).context("making the root directory")?;
+    let root = fs::canonicalize(&flags.root_dir)?;
+    let machine = machine::inspect(&root).context("reading what the machine is")?;
+    let address = match &flags.node_ip {
+        Some(ip) => ip.parse().with_context(|| format!("--node-ip {ip:?}"))?,
+        None => machine::main_address()?,
+    };
+    let client = match &flags.kubeconfig {
+        Some(path) => Some(client::connect(path, "kubelet").await?),
+        None => None,
+    };
+    let runtime: Arc<dyn Runtime> = Arc::new(Cri::new(&settings.container_runtime_endpoint));
+    let statuses = StatusManager::new(client.clone());
+    let caches = client.clone().map(SharedCaches::new);
+    let facts = NodeFacts {
+        name: name.clone(),
+        host_ips: vec![address.to_string()],
+        capacity: machine::capacity(&machine, settings.max_pods),
+        allocatable: machine::allocatable(&machine, settings.max_pods, &settings.eviction_hard),
+        memory: machine.memory,
+    };
+    let logs = absolute(&flags.pod_logs_dir)?;
+    let pulls = if settings.serialize_image_pulls { 1 } else { settings.max_parallel_image_pulls.unwrap_or(16) };
+    let node = Arc::new(Node {
+        facts: facts.clone(),
+        runtime: runtime.clone(),
+        events: Recorder(client.clone().map(|c| EventRecorder::core(c, "kubelet", &name))),
+        lookup: Lookup::new(client.clone()),
+        services: caches.as_ref().map(|c| c.of::<Service>()),
+        images: Images::new(pulls),
+        cgroups: Some(Cgroups::detect(driver(&settings), &settings.cgroup_root)),
+        places: Some(Places { root: root.clone(), logs }),
+        resolver: network::Resolver {
+            cluster_dns: settings.cluster_dns.clone(),
+            cluster_domain: settings.cluster_domain.clone(),
+            host: read_resolver(&settings.resolv_conf),
+        },
+        security: security::Settings {
+            seccomp_root: root.join("seccomp").to_string_lossy().into_owned(),
+            seccomp_default: settings.seccomp_default,
+        },
+        statuses: statuses.clone(),
+    });
+    let workers = Workers::new(node.clone());
+    let mut tasks = JoinSet::new();
+
+    let (server_port, serving) = server::start(server::Options {
+        settings: &settings,
+        workers: workers.clone(),
+        client: client.clone(),
+        kubeconfig: flags.kubeconfig.clone(),
+        cert_dir: flags.cert_dir.clone().unwrap_or_else(|| root.join("pki")),
+        host_names: vec![name.clone(), machine_name.clone(), address.to_string()],
+        stop: stop.clone(),
+    })
+    .await
+    .context("starting the server")?;
+    tasks.spawn(serving);
+
+    let mirrors = client.clone().map(|c| Mirrors::new(c, &name));
+    let (statics_read, mut statics_ready) = watch::channel(settings.static_pod_path.is_empty());
+    if !settings.static_pod_path.is_empty() {
+        let (workers, mirrors) = (workers.clone(), mirrors.clone());
+        let mut known: Vec<Arc<Pod>> = Vec::new();
+        let tell = move |pods: Vec<Arc<Pod>>| {
+            for gone in known.iter().filter(|old| !pods.iter().any(|new| new.metadata.uid == old.metadata.uid)) {
+                workers.remove(gone.metadata.uid.as_deref().unwrap_or_default());
+            }
+            for fresh in pods.iter().filter(|new| !known.iter().any(|old| old.metadata.uid == new.metadata.uid)) {
+                workers.update(fresh.clone());
+            }
+            if let Some(mirrors) = &mirrors {
+                mirrors.statics(&pods);
+            }
+            known = pods;
+            statics_read.send_replace(true);
+        };
+        tasks.spawn(file::follow(PathBuf::from(&settings.static_pod_path), name.clone(), stop.clone(), tell));
+    }
+
+    let (sources_ready, ready) = watch::channel(false);
+    tasks.spawn(workers.clone().follow_runtime(ready, stop.clone()));
+    tasks.spawn(crate::pod::log_rotation::keep(
+        workers.clone(),
+        settings.container_log_max_size.clone(),
+        settings.container_log_max_files,
+        stop.clone(),
+    ));
+
+    let Some((client, caches)) = client.zip(caches) else {
+        // The sender of an empty directory's channel is gone, which is an answer too.
+        drop(statics_ready.wait_for(|ready| *ready).await);
+        sources_ready.send_replace(true);
+        tracing::info!(node = %name, port = server_port, "running static pods only");
+        return finish(tasks, stop).await;
+    };
+
+    let status_facts = StatusFacts {
+        name: name.clone(),
+        host_name: name.clone(),
+        addresses: facts.host_ips.clone(),
+        machine,
+        capacity: facts.capacity.clone(),
+        allocatable: facts.allocatable.clone(),
+        port: i32::from(server_port),
+    };
+    let mut taints = settings.register_with_taints.clone();
+    for text in flags.register_with_taints.iter().filter(|t| !t.is_empty()) {
+        taints.push(parse_taint(text)?);
+    }
+    let registration = Registration {
+        name: name.clone(),
+        labels: parse_labels(&flags.node_labels)?,
+        taints,
+        pod_cidr: Some(settings.pod_cidr.clone()).filter(|c| !c.is_empty()),
+        status: first_status(&status_facts, runtime.as_ref()).await,
+    };
+    // Pods are watched at once; the server knows which are ours before it knows our node.
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={name}"));
+    let pods = caches.selected::<Pod>(config);
+    let (routed, to, keeper) = (workers.clone(), statuses.clone(), mirrors.clone());
+    pods.subscribe(move |change| api::route(change, &routed, &to, keeper.as_deref()));
+    let events = node.events.clone();
+    events.normal(&About::node(&name), "Starting", "Starting kubelet.");
+    tasks.spawn(async move {
+        pods.wait_until_synced().await;
+        drop(statics_ready.wait_for(|ready| *ready).await);
+        sources_ready.send_replace(true);
+    });
+    tasks.spawn(register_and_keep(client, registration, status_facts, runtime, settings, events, mirrors, stop.clone()));
+    finish(tasks, stop).await
+}
+
+/// Registers the node and keeps its lease, its status and its mirrors.
+#[allow(clippy::too_many_arguments)] // The parts of a node's life in the API; a struct for one call would only rename them.
+async fn register_and_keep(
+    client: Client,
+    registration: Registration,
+    facts: StatusFacts,
+    runtime: Arc<dyn Runtime>,
+    settings: KubeletConfiguration,
+    events: Recorder,
+    mirrors: Option<Arc<Mirrors>>,
+    stop: CancellationToken,
+) {
+    let nodes: Api<NodeObject> = Api::all(client.clone());
+    let Some(registered) = node::registration::register(&nodes, &registration, &stop).await else { return };
+    tracing::info!(node = %registration.name, port = facts.port, "registered");
+    let uid = registered.metadata.uid.unwrap_or_default();
+    let lease = node::lease::keep(client, registration.name.clone(), uid.clone(), settings.node_lease_duration_seconds, stop.clone());
+    let status = node::status::keep(nodes, facts, runtime, settings.node_status_report_frequency, events, stop.clone());
+    let mirrored = async {
+        if let Some(mirrors) = mirrors {
+            mirrors.run(uid, stop.clone()).await;
+        }
+    };
+    tokio::join!(lease, status, mirrored);
+}
+
+/// The status a node registers with: as it is, so that it is ready as soon as it is there.
+async fn first_status(facts: &StatusFacts, runtime: &dyn Runtime) -> NodeStatus {
+    let version = runtime.version().await.map(|v| format!("{}://{}", v.runtime_name, v.runtime_version)).unwrap_or_default();
+    let status = runtime.status().await.map_err(|e| e.to_string());
+    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    node::status::node_status(facts, &version, status.as_ref().map_err(String::as_str), &[], &[], now)
+}
+
+/// Waits for the end: until told to stop, or a part fails in a way that it cannot go on from.
+async fn finish(mut tasks: JoinSet<()>, stop: CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        Some(Err(error)) = tasks.join_next() => {
+            stop.cancel();
+            bail!("a part of the kubelet failed: {error}");
+        }
+    }
+    // Containers go on running; the next kubelet takes them over.
+    tasks.shutdown().await;
+    Ok(())
+}
+
+fn driver(settings: &KubeletConfiguration) -> Driver {
+    if settings.cgroup_driver == "systemd" { Driver::Systemd } else { Driver::Cgroupfs }
+}
+
+fn absolute(path: &PathBuf) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
+}
+
+/// The node's own resolver. Without the file pods get none from the node, which upstream warns of, too.
+fn read_resolver(path: &str) -> k8s_cri::v1::DnsConfig {
+    match fs::read_to_string(path) {
+        Ok(text) => network::parse_resolv_conf(&text),
+        Err(error) => {
+            tracing::warn!(%path, %error, "no resolver configuration");
+            k8s_cri::v1::DnsConfig::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taints_and_labels_are_parsed_or_refused() {
+        let taint = parse_taint("a=b:NoSchedule").expect("a taint");
+        assert_eq!((taint.key.as_str(), taint.value.as_deref(), taint.effect.as_str()), ("a", Some("b"), "NoSchedule"));
+        assert_eq!(parse_taint("a:NoExecute").expect("a taint").value, None);
+        assert!(parse_taint("a=b").is_err() && parse_taint("a=b:x").is_err());
+        assert_eq!(parse_labels(&["a=b".into()]).expect("labels")["a"], "b");
+        assert!(parse_labels(&["a".into()]).is_err());
+    }
+}

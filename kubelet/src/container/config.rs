@@ -1,0 +1,93 @@
+//! One container's configuration for the runtime, from the pod and all that was fetched for it (upstream:
+//! `kuberuntime_container.go`, `generateContainerConfig`).
+
+use super::{expansion::expand, identity, resources, security};
+use k8s_cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+
+/// What a container's configuration is made from besides pod and container.
+pub struct Ingredients<'a> {
+    /// How often it was restarted.
+    pub restart_count: u32,
+    /// The image as it is to be run: its id, so that a tag that moves meanwhile does not matter.
+    pub image_ref: String,
+    /// The user the image names as a number.
+    pub image_uid: Option<i64>,
+    /// The user the image names by name.
+    pub image_username: &'a str,
+    /// The environment.
+    pub env: Vec<(String, String)>,
+    /// The mounts: volumes, hosts file, termination log.
+    pub mounts: Vec<Mount>,
+    /// Security settings of the kubelet.
+    pub security: &'a security::Settings,
+    /// The node's memory in bytes.
+    pub memory_capacity: i64,
+}
+
+/// The configuration.
+pub fn container_config(pod: &Pod, container: &Container, given: Ingredients<'_>) -> ContainerConfig {
+    let lookup = |name: &str| given.env.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let expanded = |list: &Option<Vec<String>>| list.iter().flatten().map(|text| expand(text, lookup)).collect();
+    ContainerConfig {
+        metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: given.restart_count }),
+        image: Some(ImageSpec {
+            image: given.image_ref,
+            user_specified_image: container.image.clone().unwrap_or_default(),
+            ..Default::default()
+        }),
+        command: expanded(&container.command),
+        args: expanded(&container.args),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        labels: identity::container_labels(pod, container),
+        annotations: identity::container_annotations(pod, container, given.restart_count),
+        mounts: given.mounts,
+        log_path: identity::log_path(&container.name, given.restart_count),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        tty: container.tty == Some(true),
+        linux: Some(LinuxContainerConfig {
+            resources: Some(resources::linux_resources(pod, container, given.memory_capacity)),
+            security_context: Some(security::container_context(pod, container, given.image_uid, given.image_username, given.security)),
+        }),
+        envs: given.env.into_iter().map(|(key, value)| KeyValue { key, value }).collect(),
+        ..Default::default()
+    }
+}
+
+/// How mounts on either side are seen on the other.
+pub fn propagation(mount: &VolumeMount) -> i32 {
+    let mode = match mount.mount_propagation.as_deref() {
+        Some("HostToContainer") => MountPropagation::PropagationHostToContainer,
+        Some("Bidirectional") => MountPropagation::PropagationBidirectional,
+        _ => MountPropagation::PropagationPrivate,
+    };
+    mode as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn commands_expand_from_the_final_environment() {
+        let pod = Pod::default();
+        let container: Container =
+            serde_json::from_value(json!({"name": "c", "command": ["sh", "$(A)"], "args": ["$(NO)", "$$(A)"]})).expect("a container");
+        let given = Ingredients {
+            restart_count: 3,
+            image_ref: "sha256:x".into(),
+            image_uid: None,
+            image_username: "",
+            env: vec![("A".into(), "1".into())],
+            mounts: Vec::new(),
+            security: &security::Settings::default(),
+            memory_capacity: 1,
+        };
+        let config = container_config(&pod, &container, given);
+        assert_eq!(config.command, ["sh", "1"]);
+        assert_eq!(config.args, ["$(NO)", "$(A)"]);
+        assert_eq!(config.log_path, "c/3.log");
+    }
+}

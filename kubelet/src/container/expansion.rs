@@ -1,0 +1,56 @@
+//! `$(NAME)` in commands, arguments and environment values (upstream: `third_party/forked/golang/expansion`).
+
+/// Replaces every `$(NAME)` that `lookup` knows; others stay as they stand, and `$$` becomes `$`, so `$$(NAME)` escapes.
+pub fn expand(input: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(input.len());
+    let mut rest = input;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        if let Some(tail) = after.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some(end) = after.strip_prefix('(').and_then(|inner| inner.find(')')) {
+            let name = &after[1..=end];
+            match lookup(name) {
+                Some(value) => out.push_str(&value),
+                None => out.push_str(&rest[at..at + end + 3]),
+            }
+            rest = &after[end + 2..];
+        } else {
+            out.push('$');
+            rest = after;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::expand;
+
+    #[test]
+    fn references_are_replaced_and_escapes_undone() {
+        let lookup = |name: &str| match name {
+            "A" => Some("1".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        };
+        for (given, want) in [
+            ("plain", "plain"),
+            ("$(A)", "1"),
+            ("x$(A)y$(A)", "x1y1"),
+            ("$(EMPTY)|", "|"),
+            ("$(B)", "$(B)"),
+            ("$$(A)", "$(A)"),
+            ("$$$(A)", "$1"),
+            ("$(A", "$(A"),
+            ("$A $", "$A $"),
+            ("$()", "$()"),
+            ("$(A))", "1)"),
+        ] {
+            assert_eq!(expand(given, lookup), want, "{given}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The node agent: it runs the pods that are bound to its node, over the container runtime interface, and tells the API how they and the node are.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`runtime`] | the container runtime behind a trait: CRI over a socket, or simulated |
+//! | [`container`] | what containers and sandboxes are made with: pure functions of the spec |
+//! | [`pod`] | one task per pod: observe, plan, act, report |
+//! | [`probe`], [`volume`], [`image`] | what pods have besides containers |
+//! | [`source`] | where pods come from: the API, and manifests on the node |
+//! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
+//! | [`node`] | the node itself: cgroups, status, lease |
+//! | [`server`] | logs, exec and port-forward for the API server |
+//! | [`hollow`] | many simulated nodes in one process |
+//! | [`reset`] | the end of a node: no pod stays |
+//!
+//! Deliberately absent: devices, CSI, evictions, in-place resize, checkpoints, user namespaces. Nothing here polls the API: watches and timers
+//! wake the work.
+
+pub mod agent;
+pub mod config;
+pub mod container;
+pub mod flags;
+pub mod hollow;
+pub mod image;
+pub mod lookup;
+pub mod node;
+pub mod pod;
+pub mod probe;
+pub mod recorder;
+pub mod reset;
+pub mod runtime;
+pub mod server;
+pub mod source;
+pub mod status_manager;
+pub mod volume;
+
+use flags::{Command, Flags};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The version the node reports: the API's.
+pub const VERSION: &str = "v1.36.0";
+
+/// Runs the process: logging, signals, and what the flags say.
+pub fn run_process(flags: Flags) -> anyhow::Result<()> {
+    let default = if flags.v > 3 { "debug" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    client::connection::install_crypto();
+    let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if let Some(Command::Reset(options)) = &flags.command {
+        return threads.block_on(reset::reset(options));
+    }
+    threads.block_on(async {
+        let stop = CancellationToken::new();
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let told = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            told.cancel();
+        });
+        if flags.hollow_nodes > 0 { hollow::run(flags, stop).await } else { agent::run(flags, stop).await }
+    })
+}

@@ -1,0 +1,235 @@
+//! The cgroups of pods: one per pod, below one per quality of service, as upstream lays them out, on cgroup v1, hybrid and v2 (upstream:
+//! `pkg/kubelet/cm`).
+//!
+//! With the `cgroupfs` driver they are directories that we make and remove here. With the `systemd` driver they are slices, which systemd makes
+//! when the runtime starts the first scope in one; their limits are then the runtime's business alone. Left out: pinning of CPUs and memory.
+
+use crate::container::{
+    identity,
+    resources::{self, Qos},
+};
+use k8s_openapi::api::core::v1::Pod;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// How cgroups are named and made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// Directories.
+    Cgroupfs,
+    /// Slices.
+    Systemd,
+}
+
+/// The cgroups of this node's pods.
+#[derive(Clone, Debug)]
+pub struct Cgroups {
+    driver: Driver,
+    /// Where the hierarchies are mounted.
+    mount: PathBuf,
+    /// `--cgroup-root`, without slashes at its ends.
+    root: String,
+    unified: bool,
+}
+
+/// Controllers that the pod's cgroup needs on v2.
+const CONTROLLERS: &str = "+cpu +memory +pids +cpuset";
+
+impl Cgroups {
+    /// Looks at what the machine has. `root` is the cgroup that all pods are below.
+    pub fn detect(driver: Driver, root: &str) -> Self {
+        let mount = PathBuf::from("/sys/fs/cgroup");
+        let unified = mount.join("cgroup.controllers").exists();
+        Cgroups { driver, mount, root: root.trim_matches('/').to_owned(), unified }
+    }
+
+    /// The pod's cgroup as the runtime is told.
+    pub fn pod_parent(&self, pod: &Pod) -> String {
+        let uid = identity::uid(pod);
+        match self.driver {
+            Driver::Cgroupfs => format!("/{}", self.path(pod).display()),
+            Driver::Systemd => {
+                let uid = uid.replace('-', "_");
+                match resources::qos(pod) {
+                    Qos::Guaranteed => format!("kubepods-pod{uid}.slice"),
+                    Qos::Burstable => format!("kubepods-burstable-pod{uid}.slice"),
+                    Qos::BestEffort => format!("kubepods-besteffort-pod{uid}.slice"),
+                }
+            }
+        }
+    }
+
+    /// The pod's cgroup below a hierarchy's root.
+    fn path(&self, pod: &Pod) -> PathBuf {
+        let mut path = PathBuf::from(&self.root);
+        path.push("kubepods");
+        match resources::qos(pod) {
+            Qos::Guaranteed => {}
+            Qos::Burstable => path.push("burstable"),
+            Qos::BestEffort => path.push("besteffort"),
+        }
+        path.push(format!("pod{}", identity::uid(pod)));
+        path
+    }
+
+    /// The hierarchies: one on v2, one per controller on v1.
+    fn hierarchies(&self) -> io::Result<Vec<PathBuf>> {
+        if self.unified {
+            return Ok(vec![self.mount.clone()]);
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.mount)? {
+            let entry = entry?;
+            // `cpu` and `cpuacct` may be links to the hierarchy they share. On a hybrid machine `unified` is one more, in which
+            // the runtime makes directories too.
+            if entry.file_type()?.is_dir() {
+                found.push(entry.path());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the pod's cgroup and sets its limits.
+    pub fn ensure_pod(&self, pod: &Pod) -> io::Result<()> {
+        if self.driver == Driver::Systemd {
+            return Ok(());
+        }
+        let path = self.path(pod);
+        let spec = pod.spec.clone().unwrap_or_default();
+        let shares = resources::shares(resources::pod_total(&spec, "cpu", false));
+        let limited = |name: &str| if resources::all_limited(&spec, name) { resources::pod_total(&spec, name, true) } else { 0 };
+        let (cpu, memory) = (resources::quota(limited("cpu")), limited("memory") / 1000);
+        if self.unified {
+            let dir = self.make_unified(&path)?;
+            let weight = 1 + ((shares.max(2) - 2) * 9999) / 262_142;
+            set(&dir, "cpu.weight", &weight.to_string())?;
+            set(
+                &dir,
+                "cpu.max",
+                &if cpu > 0 { format!("{cpu} {}", resources::CPU_PERIOD) } else { format!("max {}", resources::CPU_PERIOD) },
+            )?;
+            return set(&dir, "memory.max", &if memory > 0 { memory.to_string() } else { "max".into() });
+        }
+        for hierarchy in self.hierarchies()? {
+            let controllers = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+            let has = |name: &str| controllers.split(',').any(|c| c == name);
+            if !has("cpu") && !has("memory") {
+                continue; // The runtime makes the others' with the container's own.
+            }
+            let dir = hierarchy.join(&path);
+            fs::create_dir_all(&dir)?;
+            if has("cpu") {
+                set(&dir, "cpu.shares", &shares.to_string())?;
+                if cpu > 0 {
+                    set(&dir, "cpu.cfs_period_us", &resources::CPU_PERIOD.to_string())?;
+                    set(&dir, "cpu.cfs_quota_us", &cpu.to_string())?;
+                }
+            }
+            if has("memory") && memory > 0 {
+                set(&dir, "memory.limit_in_bytes", &memory.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directories from the root down, handing the controllers to each.
+    fn make_unified(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut dir = self.mount.clone();
+        for part in path.components() {
+            // A controller the kernel lacks, or that is enabled already, is no reason to run no pods.
+            if let Err(error) = fs::write(dir.join("cgroup.subtree_control"), CONTROLLERS) {
+                tracing::debug!(dir = %dir.display(), %error, "controllers not enabled");
+            }
+            dir.push(part);
+            if !dir.exists() {
+                fs::create_dir(&dir)?;
+            }
+        }
+        Ok(dir)
+    }
+
+    /// Removes the pod's cgroup from all hierarchies. Its processes have ended by now.
+    pub fn remove_pod(&self, pod: &Pod) -> io::Result<()> {
+        if self.driver == Driver::Systemd {
+            return Ok(());
+        }
+        // A pod that only the runtime remembers has no spec to tell its class by.
+        let name = format!("pod{}", identity::uid(pod));
+        for hierarchy in self.hierarchies()? {
+            for class in ["", "burstable", "besteffort"] {
+                remove_tree(&hierarchy.join(&self.root).join("kubepods").join(class).join(&name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes one of a cgroup's files; one that this kernel does not have is left alone.
+fn set(dir: &Path, file: &str, value: &str) -> io::Result<()> {
+    match fs::write(dir.join(file), value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a cgroup and those below it. Only directories can be removed from a cgroup file system.
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_follow_class_and_driver() {
+        let pod = |requests: serde_json::Value| -> Pod {
+            serde_json::from_value(
+                json!({"metadata": {"uid": "a-b"}, "spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}}),
+            )
+            .expect("a pod")
+        };
+        let with = |driver, root: &str| Cgroups { driver, mount: "/none".into(), root: root.into(), unified: true };
+        for (driver, root, requests, want) in [
+            (Driver::Cgroupfs, "", json!({}), "/kubepods/besteffort/poda-b"),
+            (Driver::Cgroupfs, "x", json!({"cpu": "1"}), "/x/kubepods/burstable/poda-b"),
+            (Driver::Systemd, "", json!({}), "kubepods-besteffort-poda_b.slice"),
+        ] {
+            assert_eq!(with(driver, root).pod_parent(&pod(requests)), want);
+        }
+    }
+
+    #[test]
+    fn a_pods_cgroup_is_made_and_removed_everywhere() {
+        let mount = tempfile::tempdir().expect("a directory");
+        for name in ["cpu,cpuacct", "memory", "pids"] {
+            fs::create_dir(mount.path().join(name)).expect("made");
+        }
+        let cgroups = Cgroups { driver: Driver::Cgroupfs, mount: mount.path().into(), root: String::new(), unified: false };
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": []}})).expect("a pod");
+        cgroups.ensure_pod(&pod).expect("made");
+        let dir = mount.path().join("cpu,cpuacct/kubepods/besteffort/podu");
+        assert_eq!(fs::read_to_string(dir.join("cpu.shares")).expect("set"), "2");
+        // A real cgroup's files vanish with it; here they are in the way.
+        fs::remove_file(dir.join("cpu.shares")).expect("removed");
+        cgroups.remove_pod(&pod).expect("removed");
+        assert!(!dir.exists());
+    }
+}

@@ -1,0 +1,16 @@
+//! Pods on this node: what is to be done ([`actions`]), what is ([`observed`]), what the API is told ([`status`]), and the task per pod
+//! that brings the one to the other ([`worker`]), one per UID, kept by [`workers`].
+
+pub mod actions;
+pub mod backoff;
+pub mod hooks;
+pub mod kill;
+pub mod last_words;
+pub mod log_rotation;
+pub mod observed;
+pub mod phase;
+pub mod restart;
+pub mod start;
+pub mod status;
+pub mod worker;
+pub mod workers;

@@ -1,0 +1,228 @@
+//! Making and starting what a plan asks for: a sandbox, and containers in it, with the events and the words for what goes wrong
+//! (upstream: `kuberuntime_container.go`, `startContainer`).
+
+use super::{
+    actions::{KillReason, Role},
+    hooks, kill,
+    observed::{Instance, Observed},
+};
+use crate::{
+    container::{
+        config::{Ingredients, container_config},
+        environment::{self, EnvError, Fetched, Sources},
+        identity, network,
+        sandbox::{SandboxContext, sandbox_config},
+        security,
+    },
+    image::{self, NotStarted, Wanted},
+    node::Node,
+    recorder::About,
+    runtime,
+    volume::setup::{self, Paths},
+};
+use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig};
+use k8s_openapi::api::core::v1::{Container, Pod, Service};
+use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+/// What all containers of one pod are started with.
+pub struct PodContext<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Where its volumes are.
+    pub volumes: &'a Paths,
+    /// Its sandbox's id.
+    pub sandbox: &'a str,
+    /// Its sandbox's configuration.
+    pub sandbox_config: &'a PodSandboxConfig,
+    /// Its addresses.
+    pub ips: &'a [String],
+}
+
+/// The configuration of the pod's n-th sandbox.
+pub fn sandbox_for(node: &Node, pod: &Pod, attempt: u32) -> PodSandboxConfig {
+    let log_root = node.places.as_ref().map(|p| p.logs.to_string_lossy().into_owned()).unwrap_or_default();
+    let cgroup_parent = node.cgroups.as_ref().map(|c| c.pod_parent(pod)).unwrap_or_default();
+    sandbox_config(pod, attempt, &SandboxContext { node: &node.facts.name, log_root: &log_root, cgroup_parent, resolver: &node.resolver })
+}
+
+/// Makes a sandbox, with its log directory.
+pub async fn create_sandbox(node: &Node, pod: &Pod, config: &PodSandboxConfig) -> runtime::Result<String> {
+    if node.places.is_some() {
+        fs::create_dir_all(&config.log_directory).map_err(|e| runtime::RuntimeError::Failed(format!("making the log directory: {e}")))?;
+    }
+    let made = node.runtime.run_sandbox(config.clone()).await;
+    if let Err(error) = &made {
+        node.events.warning(&About::pod(pod), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+    }
+    made
+}
+
+/// Starts one container. Whatever goes wrong comes back as the reason and message of its waiting state; the events are written here.
+pub async fn start_container(context: &PodContext<'_>, role: Role, container: &Container, observed: &Observed) -> Result<(), NotStarted> {
+    let (node, pod) = (context.node, context.pod);
+    let about = kill::about(pod, role, &container.name);
+    let failed = |error: NotStarted| {
+        let text = match error.reason {
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError" => error.reason,
+            _ => error.message.as_str(),
+        };
+        node.events.warning(&about, "Failed", format!("Error: {text}"));
+        error
+    };
+    let image_name = container.image.clone().unwrap_or_default();
+    let policy = container.image_pull_policy.as_deref();
+    let wanted = Wanted { pod, image: &image_name, policy, about: about.clone(), sandbox: context.sandbox_config };
+    let image = image::ensure(node, &wanted).await.map_err(failed)?;
+    let restart_count = observed.latest(&container.name).map_or(0, |last| identity::restart_count(&last.status) + 1);
+    let config = prepare(context, container, &image, restart_count).await;
+    let mut config = config.map_err(|message| failed(NotStarted::new("CreateContainerConfigError", message)))?;
+    if let (Role::Ephemeral, Some(target)) = (role, target_of(pod, &container.name, observed)) {
+        let options = config.linux.as_mut().and_then(|l| l.security_context.as_mut()).and_then(|s| s.namespace_options.as_mut());
+        if let Some(options) = options {
+            options.pid = NamespaceMode::Target as i32;
+            options.target_id = target;
+        }
+    }
+    let id = node
+        .runtime
+        .create_container(context.sandbox, config, context.sandbox_config.clone())
+        .await
+        .map_err(|error| failed(NotStarted::new("CreateContainerError", error.to_string())))?;
+    node.events.normal(&about, "Created", "Container created");
+    node.runtime.start_container(&id).await.map_err(|error| failed(NotStarted::new("RunContainerError", error.to_string())))?;
+    node.events.normal(&about, "Started", "Container started");
+    remove_old_instances(node, observed, &container.name).await;
+    post_start(context, role, container, &id).await
+}
+
+/// The instance that an ephemeral container wants to share processes with.
+fn target_of(pod: &Pod, name: &str, observed: &Observed) -> Option<String> {
+    let ephemeral = pod.spec.as_ref()?.ephemeral_containers.iter().flatten().find(|c| c.name == name)?;
+    let target = ephemeral.target_container_name.as_deref().filter(|t| !t.is_empty())?;
+    observed.latest(target).map(|i| i.status.id.clone())
+}
+
+/// The last instance stays for its log and last state; those before it go (upstream's garbage collection keeps one, too).
+async fn remove_old_instances(node: &Node, observed: &Observed, name: &str) {
+    for old in observed.of(name).skip(1) {
+        if let Err(error) = node.runtime.remove_container(&old.status.id).await {
+            tracing::warn!(container = name, %error, "an old instance could not be removed");
+        }
+    }
+}
+
+async fn post_start(context: &PodContext<'_>, role: Role, container: &Container, id: &str) -> Result<(), NotStarted> {
+    let Some(hook) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+    let (node, pod) = (context.node, context.pod);
+    let ip = context.ips.first().map(String::as_str).unwrap_or_default();
+    let Err(error) = hooks::run(node, hook, container, id, ip).await else { return Ok(()) };
+    tracing::warn!(pod = %identity::described(pod), container = %container.name, %error, "postStart hook failed");
+    node.events.warning(&kill::about(pod, role, &container.name), "FailedPostStartHook", "PostStartHook failed");
+    let status = node.runtime.container_status(id).await.map_err(|e| NotStarted::new("PostStartHookError", e.to_string()))?;
+    let instance = Instance { sandbox: context.sandbox.to_owned(), status };
+    if let Err(error) = kill::kill_container(node, pod, &instance, "FailedPostStartHook", None::<KillReason>, None).await {
+        tracing::warn!(pod = %identity::described(pod), container = %container.name, %error, "the container could not be stopped");
+    }
+    Err(NotStarted::new("PostStartHookError", "PostStartHook failed"))
+}
+
+/// The container's configuration, and its log directory made.
+async fn prepare(
+    context: &PodContext<'_>,
+    container: &Container,
+    image: &Image,
+    restart_count: u32,
+) -> Result<k8s_cri::v1::ContainerConfig, String> {
+    let (node, pod) = (context.node, context.pod);
+    let image_uid = image.uid.as_ref().map(|u| u.value);
+    security::verify_non_root(pod, container, image_uid, &image.username)?;
+    let env = container_environment(context, container).await.map_err(|e| e.0)?;
+    let mut mounts = Vec::new();
+    // A simulated node has no volumes, so nothing is mounted.
+    if let Some(places) = &node.places {
+        mounts.extend(setup::mounts(container, context.volumes, &env).map_err(|e| e.0)?);
+        mounts.extend(own_files(context, places.root.as_path(), container).map_err(|e| e.to_string())?);
+        let directory = Path::new(&context.sandbox_config.log_directory).join(&container.name);
+        fs::create_dir_all(directory).map_err(|e| e.to_string())?;
+    }
+    let given = Ingredients {
+        restart_count,
+        image_ref: image.id.clone(),
+        image_uid,
+        image_username: &image.username,
+        env,
+        mounts,
+        security: &node.security,
+        memory_capacity: node.facts.memory,
+    };
+    Ok(container_config(pod, container, given))
+}
+
+async fn container_environment(context: &PodContext<'_>, container: &Container) -> Result<Vec<(String, String)>, EnvError> {
+    let (node, pod) = (context.node, context.pod);
+    let (map_names, secret_names) = environment::references(container);
+    let mut config_maps: BTreeMap<String, Fetched<_>> = BTreeMap::new();
+    for name in map_names {
+        let found = node.lookup.config_map(pod, name).await.map_err(|e| EnvError(e.to_string()));
+        config_maps.insert(name.to_owned(), found);
+    }
+    let mut secrets: BTreeMap<String, Fetched<_>> = BTreeMap::new();
+    for name in secret_names {
+        let found = node.lookup.secret(pod, name).await.map_err(|e| EnvError(e.to_string()));
+        secrets.insert(name.to_owned(), found);
+    }
+    let services = visible_services(node, pod).await;
+    let sources = Sources {
+        config_maps: &config_maps,
+        secrets: &secrets,
+        services: &services,
+        pod_ips: context.ips,
+        host_ips: &node.facts.host_ips,
+        allocatable: &node.facts.allocatable,
+    };
+    environment::environment(pod, container, &sources)
+}
+
+async fn visible_services(node: &Node, pod: &Pod) -> Vec<Arc<Service>> {
+    let Some(cache) = &node.services else { return Vec::new() };
+    if !identity::is_static(pod) {
+        // A pod that started before the services are known would lack their variables for good.
+        cache.wait_until_synced().await;
+    }
+    let links = pod.spec.as_ref().and_then(|s| s.enable_service_links) != Some(false);
+    let namespace = identity::namespace(pod);
+    let mut found = if links { cache.in_namespace(namespace) } else { Vec::new() };
+    found.extend(cache.get(&client::ObjectKey::new("default", "kubernetes")).filter(|_| !links || namespace != "default"));
+    found.retain(|service| environment::service_is_visible(service, namespace, links));
+    found
+}
+
+/// Files that the kubelet makes for a container: the hosts file, shared by the pod, and the termination log, new for every instance.
+fn own_files(context: &PodContext<'_>, root: &Path, container: &Container) -> io::Result<Vec<Mount>> {
+    let (node, pod) = (context.node, context.pod);
+    let dir = setup::pod_dir(root, identity::uid(pod));
+    let mut mounts = Vec::new();
+    if !setup::mounts_at(container, "/etc/hosts") {
+        let host_network = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        let host_file = if host_network { fs::read_to_string("/etc/hosts")? } else { String::new() };
+        let text = network::hosts_file(pod, &node.facts.name, &node.resolver.cluster_domain, context.ips, &host_file);
+        let path = dir.join("etc-hosts");
+        fs::create_dir_all(&dir)?;
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        mounts.push(setup::file_mount(&path, "/etc/hosts"));
+    }
+    let message_path = container.termination_message_path.as_deref().filter(|p| !p.is_empty());
+    if let Some(message_path) = message_path {
+        let dir = dir.join("containers").join(&container.name);
+        fs::create_dir_all(&dir)?;
+        let path = dir.join(format!("{:08x}", rand::random::<u32>()));
+        fs::write(&path, [])?;
+        // The process may run as anybody.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+        mounts.push(setup::file_mount(&path, message_path));
+    }
+    Ok(mounts)
+}

@@ -1,0 +1,501 @@
+//! The task of one pod: it goes from syncing to terminating to terminated and never back (upstream: `pkg/kubelet/pod_workers.go`).
+//!
+//! It is fed by a latest-wins channel with the pod as it is wanted, and woken by a [`Notify`] when something happened to it: a container
+//! ended, a probe changed its mind, a config map changed. Every turn looks at what is, plans ([`super::actions`]), does, and reports.
+
+use super::{
+    actions::{self, Plan, Role},
+    backoff::Backoff,
+    kill,
+    observed::{self, Observed},
+    start::{self, PodContext},
+    status::{self, Reasons, StatusInput},
+};
+use crate::{
+    container::identity,
+    image::NotStarted,
+    node::Node,
+    probe::manager::Probes,
+    recorder::About,
+    runtime,
+    volume::{VolumeContext, setup},
+};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodStatus};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+/// How soon what failed for a reason that time may cure is tried again (upstream's pod workers back off as long).
+const RETRY: Duration = Duration::from_secs(10);
+/// How soon a pod is looked at again after a turn whose result it has not reported yet.
+const SOON: Duration = Duration::from_secs(1);
+/// The longest time between tries to set up volumes (upstream: 2 min 2 s).
+const VOLUME_RETRY_MAX: Duration = Duration::from_secs(122);
+/// The first time between them.
+const VOLUME_RETRY_MIN: Duration = Duration::from_millis(500);
+/// The conditions that are the kubelet's; all others belong to others.
+const OWN_CONDITIONS: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// Where statuses go.
+pub trait StatusSink: Send + Sync {
+    /// The pod's status now. Whoever takes it compares it with the last one.
+    fn report(&self, pod: &Arc<Pod>, status: PodStatus);
+    /// Nothing of the pod is left on the node: a pod that was to be deleted can go.
+    fn ended(&self, pod: &Arc<Pod>);
+    /// The pod is gone from where it came from.
+    fn forget(&self, uid: &str);
+}
+
+/// What is wanted of a pod.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// The pod, newest version.
+    pub pod: Arc<Pod>,
+    /// It is gone from its source: from the API, or its manifest from the directory.
+    pub removed: bool,
+    /// It was refused or evicted: reason and message.
+    pub failure: Option<(String, String)>,
+}
+
+impl Update {
+    /// Whether it is to end.
+    fn ends(&self) -> bool {
+        self.removed || self.failure.is_some() || self.pod.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The grace period that is in force now, in seconds, where the spec's is not.
+    fn grace(&self) -> Option<u64> {
+        self.pod.metadata.deletion_grace_period_seconds.and_then(|s| u64::try_from(s).ok())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Sync,
+    Terminating,
+    Terminated,
+}
+
+/// The state of one pod's task.
+pub struct Worker {
+    node: Arc<Node>,
+    uid: String,
+    waker: Arc<Notify>,
+    probes: Probes,
+    observed: Arc<Observed>,
+    reasons: Reasons,
+    backoff: Backoff,
+    /// The last status; at first the API's.
+    status: PodStatus,
+    failure: Option<(String, String)>,
+    volume_retry: Duration,
+}
+
+impl Worker {
+    /// A worker for the pod. `waker` is notified when something happens to it.
+    pub fn new(node: Arc<Node>, pod: &Pod, waker: Arc<Notify>) -> Self {
+        let uid = identity::uid(pod).to_owned();
+        node.lookup.register(&uid, waker.clone());
+        Worker {
+            probes: Probes::new(node.clone(), waker.clone()),
+            node,
+            uid,
+            waker,
+            observed: Arc::default(),
+            reasons: Reasons::new(),
+            backoff: Backoff::default(),
+            status: pod.status.clone().unwrap_or_default(),
+            failure: None,
+            volume_retry: VOLUME_RETRY_MIN,
+        }
+    }
+
+    /// Runs until nothing is left of the pod and it is gone from its source.
+    pub async fn run(mut self, mut updates: watch::Receiver<Update>) {
+        let mut stage = Stage::Sync;
+        loop {
+            let update = updates.borrow_and_update().clone();
+            if self.failure.is_none() {
+                self.failure = update.failure.clone();
+            }
+            let wake = match stage {
+                Stage::Sync if update.ends() || self.is_over() => {
+                    stage = Stage::Terminating;
+                    continue;
+                }
+                Stage::Sync => {
+                    let mut end = updates.clone();
+                    tokio::select! {
+                        biased;
+                        _ = end.wait_for(Update::ends) => continue,
+                        wake = self.sync(&update.pod) => wake,
+                    }
+                }
+                Stage::Terminating => match self.terminate(&update, &updates).await {
+                    Ok(()) => {
+                        stage = Stage::Terminated;
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::warn!(pod = %identity::described(&update.pod), %error, "the pod could not be ended; trying again");
+                        Some(SOON)
+                    }
+                },
+                Stage::Terminated => match self.clean_up(&update).await {
+                    Ok(()) if update.removed => {
+                        self.node.statuses.forget(&self.uid);
+                        return;
+                    }
+                    Ok(()) => None,
+                    Err(error) => {
+                        tracing::warn!(pod = %identity::described(&update.pod), %error, "the pod could not be cleaned up; trying again");
+                        Some(RETRY)
+                    }
+                },
+            };
+            if stage == Stage::Sync && self.is_over() {
+                continue;
+            }
+            tokio::select! {
+                changed = updates.changed() => if changed.is_err() { return },
+                () = self.waker.notified() => {}
+                () = sleep(wake) => {}
+            }
+        }
+    }
+
+    /// Whether the pod has run its course, by its own status.
+    fn is_over(&self) -> bool {
+        self.failure.is_some() || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+    }
+
+    /// One turn. Answers when to look again if nothing happens before.
+    async fn sync(&mut self, pod: &Arc<Pod>) -> Option<Duration> {
+        match Observed::fetch(self.node.runtime.as_ref(), &self.uid).await {
+            Ok(observed) => self.saw(observed),
+            Err(error) => {
+                tracing::warn!(pod = %identity::described(pod), %error, "the runtime does not answer");
+                return Some(SOON);
+            }
+        }
+        if let Some(failure) = past_deadline(pod, &self.status, Timestamp::now()) {
+            self.node.events.normal(&About::pod(pod), "DeadlineExceeded", failure.1.clone());
+            self.failure = Some(failure);
+            return None;
+        }
+        self.report(pod, false);
+        if self.is_over() {
+            return None;
+        }
+        self.probes.ensure(pod);
+        if let Some(cgroups) = &self.node.cgroups
+            && let Err(error) = cgroups.ensure_pod(pod)
+        {
+            tracing::warn!(pod = %identity::described(pod), %error, "the pod's cgroup could not be made");
+        }
+        let volumes = match self.set_up_volumes(pod).await {
+            Ok(volumes) => volumes,
+            Err(wait) => return Some(wait),
+        };
+        let plan = actions::compute_pod_actions(pod, &self.observed, &self.probes.outcomes());
+        let before = self.reasons.clone();
+        let acted = self.carry_out(pod, &volumes, plan).await;
+        let changed = before != self.reasons;
+        if acted || (changed && !self.only_waits(&before)) {
+            match Observed::fetch(self.node.runtime.as_ref(), &self.uid).await {
+                Ok(observed) => self.saw(observed),
+                Err(_) => return Some(SOON),
+            }
+            self.report(pod, false);
+        }
+        self.next_look(pod, acted || changed)
+    }
+
+    /// Whether all that changed is that containers now wait for a back-off to end. That is told a moment later, so that watchers see how
+    /// the container ended first, as with upstream.
+    fn only_waits(&self, before: &Reasons) -> bool {
+        let news = self.reasons.iter().filter(|(name, reason)| before.get(*name) != Some(*reason));
+        let waits = |reason: &str| matches!(reason, "CrashLoopBackOff" | "ImagePullBackOff");
+        news.into_iter().all(|(_, (reason, _))| waits(reason)) && before.keys().all(|name| self.reasons.contains_key(name))
+    }
+
+    fn saw(&mut self, observed: Observed) {
+        self.observed = Arc::new(with_messages(observed));
+        self.probes.observe(self.observed.clone());
+    }
+
+    /// When to look again: soon after a failure that has not been told, when a back-off ends, when a deadline or a token runs out.
+    fn next_look(&self, pod: &Pod, fresh: bool) -> Option<Duration> {
+        let now = Timestamp::now();
+        let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
+        let mut looks: Vec<Duration> = Vec::new();
+        if !self.reasons.is_empty() {
+            let waits = self
+                .observed
+                .instances
+                .iter()
+                .filter(|i| i.exited())
+                .filter_map(|i| self.backoff.remaining(&backoff_key_of(pod, i.name())?, i.finished_at(), now));
+            let first = waits.min().and_then(|w| Duration::try_from(w).ok());
+            looks.push(if fresh { SOON } else { first.unwrap_or(RETRY).min(RETRY).max(Duration::from_millis(10)) });
+        }
+        looks.extend(deadline(pod, &self.status).map(until));
+        looks.extend(self.node.lookup.next_refresh(&self.uid).map(until));
+        looks.into_iter().min()
+    }
+
+    async fn set_up_volumes(&mut self, pod: &Arc<Pod>) -> Result<setup::Paths, Duration> {
+        let Some(places) = &self.node.places else { return Ok(setup::Paths::new()) };
+        let ips = self.observed.ips();
+        let context = VolumeContext { pod, lookup: &self.node.lookup, node: &self.node.facts, pod_ips: &ips };
+        match setup::set_up(&places.root, &context).await {
+            Ok(paths) => {
+                self.volume_retry = VOLUME_RETRY_MIN;
+                Ok(paths)
+            }
+            Err((volume, error)) => {
+                let message = format!("MountVolume.SetUp failed for volume {volume:?} : {error}");
+                self.node.events.warning(&About::pod(pod), "FailedMount", message);
+                let wait = self.volume_retry;
+                self.volume_retry = (wait * 2).min(VOLUME_RETRY_MAX);
+                Err(wait)
+            }
+        }
+    }
+
+    /// Does what the plan says. Answers whether the runtime has anything new.
+    async fn carry_out(&mut self, pod: &Arc<Pod>, volumes: &setup::Paths, plan: Plan) -> bool {
+        let node = self.node.clone();
+        let mut acted = false;
+        if plan.kill_pod && !(self.observed.sandboxes.is_empty() && self.observed.instances.is_empty()) {
+            acted = true;
+            if let Err(error) = kill::kill_pod(&node, pod, &self.observed, None).await {
+                tracing::warn!(pod = %identity::described(pod), %error, "the pod's containers could not be stopped");
+                return acted;
+            }
+        }
+        if plan.create_sandbox.is_none() && plan.start.is_empty() && plan.kill.is_empty() {
+            return acted;
+        }
+        let sandbox = match self.sandbox(pod, &plan).await {
+            Ok(sandbox) => sandbox,
+            Err(error) => {
+                tracing::warn!(pod = %identity::described(pod), %error, "no sandbox");
+                return true;
+            }
+        };
+        let Some((id, config, ips)) = sandbox else { return acted };
+        acted |= plan.create_sandbox.is_some();
+        for kill in &plan.kill {
+            acted = true;
+            let Some(instance) = self.observed.instances.iter().find(|i| i.status.id == kill.id) else { continue };
+            if let Err(error) = kill::kill_container(&node, pod, instance, &kill.message, Some(kill.reason), None).await {
+                tracing::warn!(pod = %identity::described(pod), container = %kill.name, %error, "the container could not be stopped");
+                return acted;
+            }
+        }
+        let context = PodContext { node: &node, pod, volumes, sandbox: &id, sandbox_config: &config, ips: &ips };
+        for (role, index) in plan.start {
+            let Some(container) = nth(pod, role, index) else { continue };
+            let started = self.try_start(&context, role, &container).await;
+            // After these a container was made, whatever became of it.
+            let made = |reason: &str| matches!(reason, "CreateContainerError" | "RunContainerError" | "PostStartHookError");
+            acted |= started.as_ref().err().is_none_or(|error| made(error.reason));
+            match started {
+                Ok(()) => drop(self.reasons.remove(&container.name)),
+                Err(error) => {
+                    self.reasons.insert(container.name.clone(), (error.reason.to_owned(), error.message));
+                    if role == Role::Init && !super::restart::is_sidecar(&container) {
+                        break;
+                    }
+                }
+            }
+        }
+        acted
+    }
+
+    /// The sandbox to start containers in: a new one, or the one that is there.
+    async fn sandbox(
+        &mut self,
+        pod: &Arc<Pod>,
+        plan: &Plan,
+    ) -> runtime::Result<Option<(String, k8s_cri::v1::PodSandboxConfig, Vec<String>)>> {
+        let host_network = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
+        let (id, attempt, mut ips) = match (plan.create_sandbox, self.observed.ready_sandbox()) {
+            (Some(attempt), _) => {
+                let config = start::sandbox_for(&self.node, pod, attempt);
+                let id = start::create_sandbox(&self.node, pod, &config).await.inspect_err(|error| {
+                    tracing::debug!(%error, "sandbox");
+                })?;
+                let status = self.node.runtime.sandbox_status(&id).await?;
+                (id, attempt, observed::addresses(&status))
+            }
+            (None, Some(ready)) => (ready.id.clone(), ready.metadata.as_ref().map_or(0, |m| m.attempt), observed::addresses(ready)),
+            (None, None) => return Ok(None),
+        };
+        if host_network {
+            ips = self.node.facts.host_ips.clone();
+        }
+        Ok(Some((id, start::sandbox_for(&self.node, pod, attempt), ips)))
+    }
+
+    async fn try_start(&mut self, context: &PodContext<'_>, role: Role, container: &Container) -> Result<(), NotStarted> {
+        let observed = self.observed.clone();
+        let key = backoff_key(container);
+        let ended = observed.of(&container.name).find(|i| i.exited()).map(|i| i.finished_at());
+        if let Some(ended) = ended {
+            let now = Timestamp::now();
+            if self.backoff.remaining(&key, ended, now).is_some() {
+                let described = identity::described(context.pod);
+                let about = kill::about(context.pod, role, &container.name);
+                let text = format!("Back-off restarting failed container {} in pod {described}", container.name);
+                self.node.events.warning(&about, "BackOff", text);
+                let wait = go_duration(self.backoff.wait(&key).as_secs());
+                let message = format!("back-off {wait} restarting failed container={} pod={described}", container.name);
+                return Err(NotStarted::new("CrashLoopBackOff", message));
+            }
+            self.backoff.next(&key, ended, now);
+        }
+        start::start_container(context, role, container, &observed).await
+    }
+
+    /// Ends all containers and the sandbox. A shorter grace period that comes meanwhile takes effect at once.
+    async fn terminate(&mut self, update: &Update, updates: &watch::Receiver<Update>) -> runtime::Result<()> {
+        let pod = &update.pod;
+        self.probes.stop_killing();
+        self.saw(Observed::fetch(self.node.runtime.as_ref(), &self.uid).await?);
+        self.report(pod, false);
+        let mut grace = update.grace();
+        let mut newest = updates.clone();
+        loop {
+            let current = grace;
+            let shorter = newest.wait_for(|u| u.grace().is_some_and(|new| current.is_none_or(|old| new < old)));
+            // A pod that was given its grace period with the deletion has it in its metadata; only a change of mind overrides it.
+            let over = if grace == update.grace() { None } else { grace };
+            tokio::select! {
+                killed = kill::kill_pod(&self.node, pod, &self.observed, over) => { killed?; break; }
+                Ok(change) = shorter => grace = change.grace(),
+            }
+        }
+        self.saw(Observed::fetch(self.node.runtime.as_ref(), &self.uid).await?);
+        if self.observed.any_running() {
+            return Err(runtime::RuntimeError::Failed("containers still run".into()));
+        }
+        self.probes.stop();
+        self.report(pod, true);
+        Ok(())
+    }
+
+    /// Takes away what the pod had on the node. Its containers and logs stay while the API has it and nobody deletes it.
+    async fn clean_up(&mut self, update: &Update) -> anyhow::Result<()> {
+        let pod = &update.pod;
+        self.node.lookup.release(&self.uid);
+        self.node.images.release(&self.uid);
+        if let Some(cgroups) = &self.node.cgroups {
+            cgroups.remove_pod(pod)?;
+        }
+        let deleted = update.removed || pod.metadata.deletion_timestamp.is_some();
+        if deleted {
+            for instance in &self.observed.instances {
+                self.node.runtime.remove_container(&instance.status.id).await?;
+            }
+            for sandbox in &self.observed.sandboxes {
+                self.node.runtime.remove_sandbox(&sandbox.id).await?;
+            }
+        }
+        if let Some(places) = &self.node.places {
+            setup::tear_down(&places.root, &self.uid)?;
+            let logs = places.logs.join(identity::log_directory(identity::namespace(pod), identity::name(pod), &self.uid));
+            if deleted && logs.exists() {
+                std::fs::remove_dir_all(logs)?;
+            }
+        }
+        if deleted {
+            self.node.statuses.ended(pod);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, pod: &Arc<Pod>, terminal: bool) {
+        let mut before = self.status.clone();
+        let api = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+        let own = |c: &PodCondition| OWN_CONDITIONS.contains(&c.type_.as_str());
+        let mut conditions: Vec<_> = before.conditions.take().unwrap_or_default().into_iter().filter(own).collect();
+        conditions.extend(api.into_iter().filter(|c| !own(c)));
+        before.conditions = Some(conditions);
+        let outcomes = self.probes.outcomes();
+        self.status = status::generate(&StatusInput {
+            pod,
+            before: &before,
+            observed: &self.observed,
+            probes: &outcomes,
+            reasons: &self.reasons,
+            host_ips: &self.node.facts.host_ips,
+            terminal,
+            failure: self.failure.as_ref(),
+            now: Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH),
+        });
+        self.node.statuses.report(pod, self.status.clone());
+    }
+}
+
+async fn sleep(wake: Option<Duration>) {
+    match wake {
+        Some(wait) => tokio::time::sleep_until(Instant::now() + wait).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn backoff_key(container: &Container) -> String {
+    format!("{}_{}", container.name, identity::container_hash(container))
+}
+
+fn backoff_key_of(pod: &Pod, name: &str) -> Option<String> {
+    kill::definition(pod, name).map(|(_, container)| backoff_key(&container))
+}
+
+fn nth(pod: &Pod, role: Role, index: usize) -> Option<Container> {
+    let spec = pod.spec.as_ref()?;
+    match role {
+        Role::Init => spec.init_containers.as_ref()?.get(index).cloned(),
+        Role::App => spec.containers.get(index).cloned(),
+        Role::Ephemeral => spec.ephemeral_containers.as_ref()?.get(index).map(kill::ephemeral),
+    }
+}
+
+fn deadline(pod: &Pod, status: &PodStatus) -> Option<Timestamp> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    Some(status.start_time.as_ref()?.0 + jiff::SignedDuration::from_secs(seconds))
+}
+
+fn past_deadline(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<(String, String)> {
+    deadline(pod, status)
+        .filter(|at| *at <= now)
+        .map(|_| ("DeadlineExceeded".to_owned(), "Pod was active on the node longer than the specified deadline".to_owned()))
+}
+
+/// Puts the last words of ended containers into their statuses, where they left any.
+fn with_messages(mut observed: Observed) -> Observed {
+    for instance in observed.instances.iter_mut().filter(|i| i.exited() && i.status.message.is_empty()) {
+        instance.status.message = super::last_words::of(&instance.status).unwrap_or_default();
+    }
+    observed
+}
+
+/// A duration of whole seconds as Go prints it.
+fn go_duration(seconds: i64) -> String {
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_upstreams() {
+        assert_eq!([10, 80, 300].map(go_duration), ["10s", "1m20s", "5m0s"]);
+    }
+}

@@ -1,0 +1,234 @@
+//! The probe tasks of one pod: one per container and probe, alive as long as the container is in the spec. They write into [`Outcomes`] and
+//! wake the pod's worker when something changes; the worker decides what follows (upstream: `pkg/kubelet/prober`).
+
+use super::{
+    check::{self, Finding},
+    results::{Outcome, Outcomes, ProbeKind},
+};
+use crate::{node::Node, pod::observed::Observed, pod::restart::is_sidecar, recorder::About};
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior},
+};
+
+/// How often a probe is tried again at once before a failure counts (upstream: `maxProbeRetries`), for errors of the asking itself.
+const DEFAULT_PERIOD: i32 = 10;
+
+/// The probes of one pod.
+pub struct Probes {
+    node: Arc<Node>,
+    outcomes: Arc<Mutex<Outcomes>>,
+    observed: watch::Sender<Arc<Observed>>,
+    waker: Arc<Notify>,
+    tasks: HashMap<(String, ProbeKind), JoinHandle<()>>,
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Probes {
+    /// No tasks yet. `waker` is notified when an outcome changes.
+    pub fn new(node: Arc<Node>, waker: Arc<Notify>) -> Self {
+        let (observed, _) = watch::channel(Arc::default());
+        Probes { node, outcomes: Arc::default(), observed, waker, tasks: HashMap::new() }
+    }
+
+    /// What was found so far.
+    pub fn outcomes(&self) -> Outcomes {
+        self.outcomes.lock().clone()
+    }
+
+    /// Tells the tasks what runs now.
+    pub fn observe(&self, observed: Arc<Observed>) {
+        self.observed.send_replace(observed);
+    }
+
+    /// Has one task for every probe of the spec.
+    pub fn ensure(&mut self, pod: &Pod) {
+        let Some(spec) = &pod.spec else { return };
+        let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| (c, "initContainers"));
+        for (container, list) in spec.containers.iter().map(|c| (c, "containers")).chain(sidecars) {
+            let probes = [
+                (ProbeKind::Startup, &container.startup_probe),
+                (ProbeKind::Liveness, &container.liveness_probe),
+                (ProbeKind::Readiness, &container.readiness_probe),
+            ];
+            for (kind, probe) in probes {
+                let Some(probe) = probe else { continue };
+                self.tasks.entry((container.name.clone(), kind)).or_insert_with(|| {
+                    let task = Task {
+                        node: self.node.clone(),
+                        about: About::container(pod, list, &container.name),
+                        container: container.clone(),
+                        probe: probe.clone(),
+                        kind,
+                        host_network: spec.host_network == Some(true),
+                        outcomes: self.outcomes.clone(),
+                        observed: self.observed.subscribe(),
+                        waker: self.waker.clone(),
+                    };
+                    tokio::spawn(task.run())
+                });
+            }
+        }
+    }
+
+    /// Ends liveness and startup probes: a pod that is ending is not restarted. Readiness goes on, so that a service sees it leave.
+    pub fn stop_killing(&mut self) {
+        self.tasks.retain(|(_, kind), task| {
+            let keep = *kind == ProbeKind::Readiness;
+            if !keep {
+                task.abort();
+            }
+            keep
+        });
+    }
+
+    /// Ends all tasks.
+    pub fn stop(&mut self) {
+        for (_, task) in self.tasks.drain() {
+            task.abort();
+        }
+    }
+}
+
+struct Task {
+    node: Arc<Node>,
+    about: About,
+    container: Container,
+    probe: Probe,
+    kind: ProbeKind,
+    host_network: bool,
+    outcomes: Arc<Mutex<Outcomes>>,
+    observed: watch::Receiver<Arc<Observed>>,
+    waker: Arc<Notify>,
+}
+
+/// Counts results of one kind in a row, for one instance.
+#[derive(Default)]
+struct Streak {
+    id: String,
+    last: Option<bool>,
+    length: i32,
+    /// Failed for good: nothing more is asked until the next instance.
+    held: bool,
+}
+
+impl Streak {
+    /// Counts a result; answers with the outcome once the threshold is reached.
+    fn count(&mut self, well: bool, probe: &Probe) -> Option<Outcome> {
+        self.length = if self.last == Some(well) { self.length.saturating_add(1) } else { 1 };
+        self.last = Some(well);
+        let threshold = if well { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
+        (self.length >= threshold.max(1)).then_some(if well { Outcome::Success } else { Outcome::Failure })
+    }
+}
+
+fn seconds(value: Option<i32>, default: i32) -> Duration {
+    Duration::from_secs(u64::try_from(value.filter(|v| *v > 0).unwrap_or(default)).unwrap_or(1))
+}
+
+impl Task {
+    async fn run(mut self) {
+        let period = seconds(self.probe.period_seconds, DEFAULT_PERIOD);
+        let mut streak = Streak::default();
+        let mut ticks = tokio::time::interval_at(Instant::now(), period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let Some((id, started)) = self.running().await else { return };
+            if streak.id != id {
+                streak = Streak { id: id.clone(), ..Default::default() };
+                self.initial(&id);
+                let delay = seconds(self.probe.initial_delay_seconds, 0);
+                let due = (started + delay).max(Instant::now());
+                ticks = tokio::time::interval_at(due, period);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            }
+            ticks.tick().await;
+            if streak.held || !self.gate(&id) {
+                continue;
+            }
+            // The instance may have ended while we waited.
+            if self.current().as_deref() != Some(id.as_str()) {
+                continue;
+            }
+            self.ask(&id, &mut streak).await;
+        }
+    }
+
+    /// The running instance and when it started; waits for one. `None` when the worker is gone.
+    async fn running(&mut self) -> Option<(String, Instant)> {
+        let name = self.container.name.clone();
+        let observed = self.observed.wait_for(|o| o.latest(&name).is_some_and(|i| i.running())).await.ok()?.clone();
+        let instance = observed.latest(&name)?;
+        let age = jiff::Timestamp::now().as_nanosecond() - i128::from(instance.status.started_at);
+        let age = Duration::from_nanos(u64::try_from(age).unwrap_or(0));
+        Some((instance.status.id.clone(), Instant::now().checked_sub(age).unwrap_or_else(Instant::now)))
+    }
+
+    fn current(&self) -> Option<String> {
+        let observed = self.observed.borrow();
+        observed.latest(&self.container.name).filter(|i| i.running()).map(|i| i.status.id.clone())
+    }
+
+    /// A new instance counts as alive, not ready, and not started until the probes say otherwise.
+    fn initial(&self, id: &str) {
+        let outcome = match self.kind {
+            ProbeKind::Liveness => Outcome::Success,
+            ProbeKind::Readiness => Outcome::Failure,
+            ProbeKind::Startup => Outcome::Unknown,
+        };
+        self.outcomes.lock().set(&self.container.name, self.kind, id, outcome);
+    }
+
+    /// Whether this probe's turn has come: the startup probe until it succeeded, the others after it.
+    fn gate(&self, id: &str) -> bool {
+        let outcomes = self.outcomes.lock();
+        let started =
+            self.container.startup_probe.is_none() || outcomes.of(&self.container.name, ProbeKind::Startup, id) == Some(Outcome::Success);
+        started != (self.kind == ProbeKind::Startup)
+    }
+
+    async fn ask(&self, id: &str, streak: &mut Streak) {
+        let ip = {
+            let observed = self.observed.borrow();
+            let ips = if self.host_network { self.node.facts.host_ips.clone() } else { observed.ips() };
+            ips.first().cloned().unwrap_or_default()
+        };
+        let finding = check::check(self.node.runtime.as_ref(), &self.probe, &self.container, id, &ip).await;
+        if self.current().as_deref() != Some(id) {
+            return; // It ended while it was asked: what it said does not count.
+        }
+        if let Finding::Failure(why) = &finding {
+            self.node.events.warning(&self.about, "Unhealthy", format!("{} probe failed: {why}", self.kind.as_str()));
+        }
+        let Some(outcome) = streak.count(finding == Finding::Success, &self.probe) else { return };
+        // A container that is to be killed is not asked again, and one that has started needs no startup probe.
+        streak.held = self.kind == ProbeKind::Liveness && outcome == Outcome::Failure || self.kind == ProbeKind::Startup;
+        if self.outcomes.lock().set(&self.container.name, self.kind, id, outcome) {
+            self.waker.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_count_results_in_a_row() {
+        let probe = Probe { failure_threshold: Some(3), success_threshold: Some(2), ..Default::default() };
+        let mut streak = Streak::default();
+        let results = [false, false, true, false, false, false, true, true];
+        let outcomes: Vec<_> = results.iter().map(|well| streak.count(*well, &probe)).collect();
+        let (f, s) = (Some(Outcome::Failure), Some(Outcome::Success));
+        assert_eq!(outcomes, [None, None, None, None, None, f, None, s]);
+    }
+}

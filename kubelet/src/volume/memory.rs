@@ -1,0 +1,33 @@
+//! `emptyDir`: an empty directory that lives as long as the pod, on disk or, with `medium: Memory`, in a tmpfs.
+//!
+//! `sizeLimit` bounds a tmpfs; on disk it is not enforced (upstream does so by evicting).
+
+use super::{Backing, Result, VolumeContext, VolumeType};
+use crate::container::resources;
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Volume;
+
+/// See the module.
+pub struct EmptyDir;
+
+#[async_trait]
+impl VolumeType for EmptyDir {
+    fn name(&self) -> &'static str {
+        "empty-dir"
+    }
+
+    fn takes(&self, volume: &Volume) -> bool {
+        volume.empty_dir.is_some()
+    }
+
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
+        let source = volume.empty_dir.clone().unwrap_or_default();
+        let memory = source.medium.as_deref() == Some("Memory");
+        let asked = source.size_limit.as_ref().and_then(resources::whole).unwrap_or(0);
+        // A memory volume counts against the pod's memory limit, so it cannot be larger.
+        let spec = context.pod.spec.clone().unwrap_or_default();
+        let limit = if resources::all_limited(&spec, "memory") { resources::pod_total(&spec, "memory", true) / 1000 } else { 0 };
+        let size = [asked, limit].into_iter().filter(|s| *s > 0).min().unwrap_or(0);
+        Ok(Backing::Empty { memory, size: u64::try_from(size).unwrap_or(0) })
+    }
+}

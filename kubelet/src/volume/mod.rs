@@ -1,0 +1,105 @@
+//! Volumes: one trait, one table of types, and the code that sets a pod's volumes up before its containers start, keeps their content
+//! current while they run, and takes them down after.
+//!
+//! A volume lives in `ROOT/pods/UID/volumes/kubernetes.io~TYPE/NAME`, as upstream lays it out. What holds secrets is a tmpfs. Left out:
+//! CSI, iSCSI, NFS and the other network types, and claims of any volume that is no `hostPath` or `local`.
+
+pub mod atomic_writer;
+pub mod claim;
+pub mod downward;
+pub mod host_path;
+pub mod keys;
+pub mod memory;
+pub mod projected;
+pub mod setup;
+
+use crate::{lookup::Lookup, node::NodeFacts};
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{Pod, Volume};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// A file of a volume: its content and its mode bits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// The content.
+    pub data: Vec<u8>,
+    /// Mode bits, as `0o644`.
+    pub mode: u32,
+}
+
+/// The files of a volume by their path below it.
+pub type Payload = BTreeMap<String, File>;
+
+/// Why a volume cannot be set up; the text is what `FailedMount` says.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct VolumeError(pub String);
+
+impl From<std::io::Error> for VolumeError {
+    fn from(error: std::io::Error) -> Self {
+        VolumeError(error.to_string())
+    }
+}
+
+impl From<crate::container::environment::EnvError> for VolumeError {
+    fn from(error: crate::container::environment::EnvError) -> Self {
+        VolumeError(error.0)
+    }
+}
+
+/// What a volume answers or why it cannot.
+pub type Result<T> = std::result::Result<T, VolumeError>;
+
+/// What a volume is made from besides its definition.
+pub struct VolumeContext<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Objects and tokens.
+    pub lookup: &'a Lookup,
+    /// The node.
+    pub node: &'a NodeFacts,
+    /// The pod's addresses, where they are known already.
+    pub pod_ips: &'a [String],
+}
+
+/// What a volume is on the node.
+pub enum Backing {
+    /// A path that exists already and stays: `hostPath`.
+    Path(PathBuf),
+    /// An empty directory of the pod, on disk or in memory (with a size in bytes, 0 for the kernel's default).
+    Empty {
+        /// In memory.
+        memory: bool,
+        /// The limit of a memory volume.
+        size: u64,
+    },
+    /// Files that the kubelet writes and keeps current; in memory where they are secret.
+    Files {
+        /// The files.
+        files: Payload,
+        /// In memory.
+        memory: bool,
+    },
+}
+
+/// One type of volume.
+#[async_trait]
+pub trait VolumeType: Sync {
+    /// The type's name in paths: `empty-dir`.
+    fn name(&self) -> &'static str;
+    /// Whether the definition is of this type.
+    fn takes(&self, volume: &Volume) -> bool;
+    /// What stands behind the volume.
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing>;
+}
+
+/// All types.
+pub const TYPES: &[&dyn VolumeType] = &[
+    &memory::EmptyDir,
+    &host_path::HostPath,
+    &keys::ConfigMapVolume,
+    &keys::SecretVolume,
+    &downward::DownwardApi,
+    &projected::Projected,
+    &claim::Claim,
+];

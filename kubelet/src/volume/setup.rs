@@ -1,0 +1,205 @@
+//! Setting up and taking down the volumes of a pod, and what its containers mount of them.
+
+use super::{Backing, Result, TYPES, VolumeContext, VolumeError, atomic_writer};
+use crate::container::{config, expansion::expand, identity};
+use jiff::Timestamp;
+use k8s_cri::v1::Mount;
+use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+/// Where on the node each volume of a pod is, by its name in the pod.
+pub type Paths = BTreeMap<String, PathBuf>;
+
+/// The directory of a pod below the kubelet's root.
+pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
+    root.join("pods").join(uid)
+}
+
+/// Sets up every volume of the pod, or brings it up to date. Can be repeated. The error names the volume.
+pub async fn set_up(root: &Path, context: &VolumeContext<'_>) -> std::result::Result<Paths, (String, VolumeError)> {
+    let mut paths = Paths::new();
+    let spec = context.pod.spec.as_ref();
+    for volume in spec.into_iter().flat_map(|s| s.volumes.iter().flatten()) {
+        let path = set_up_one(root, volume, context).await.map_err(|error| (volume.name.clone(), error))?;
+        paths.insert(volume.name.clone(), path);
+    }
+    Ok(paths)
+}
+
+async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -> Result<PathBuf> {
+    let kind = TYPES.iter().find(|t| t.takes(volume));
+    let Some(kind) = kind else {
+        // Kubernetes without a source means an empty directory.
+        return Err(VolumeError("no volume plugin matched".into()));
+    };
+    let backing = kind.backing(volume, context).await?;
+    let dir = pod_dir(root, identity::uid(context.pod)).join("volumes").join(format!("kubernetes.io~{}", kind.name())).join(&volume.name);
+    let group = context.pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
+    let group = group.and_then(|g| u32::try_from(g).ok());
+    match backing {
+        Backing::Path(path) => return Ok(path),
+        Backing::Empty { memory, size } => {
+            let fresh = prepare(&dir, memory, size)?;
+            if fresh {
+                // Whoever the containers run as may write here, as upstream has it.
+                fs::set_permissions(&dir, fs::Permissions::from_mode(0o777))?;
+                own(&dir, group)?;
+            }
+        }
+        Backing::Files { files, memory } => {
+            if prepare(&dir, memory, 0)? {
+                fs::set_permissions(&dir, fs::Permissions::from_mode(if memory { 0o1777 } else { 0o777 }))?;
+                own(&dir, group)?;
+            }
+            let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string();
+            atomic_writer::write(&dir, &files, &stamp, group)?;
+        }
+    }
+    Ok(dir)
+}
+
+/// Hands a directory to the pod's group: what is made in it belongs to the group too.
+fn own(dir: &Path, group: Option<u32>) -> io::Result<()> {
+    let Some(group) = group else { return Ok(()) };
+    chown(dir, None, Some(group))?;
+    let mode = fs::metadata(dir)?.permissions().mode();
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2070))
+}
+
+/// Makes the directory, with a tmpfs on it where it is to be in memory. Answers whether it is new.
+fn prepare(dir: &Path, memory: bool, size: u64) -> Result<bool> {
+    let existed = dir.is_dir();
+    fs::create_dir_all(dir)?;
+    if !memory {
+        return Ok(!existed);
+    }
+    if is_mount_point(dir)? {
+        return Ok(false);
+    }
+    let options = if size > 0 { format!("size={size}") } else { String::new() };
+    let flags = MsFlags::empty();
+    mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(|error| VolumeError(format!("mounting a tmpfs on {}: {error}", dir.display())))?;
+    Ok(true)
+}
+
+fn is_mount_point(dir: &Path) -> io::Result<bool> {
+    let parent = dir.parent().unwrap_or(dir);
+    Ok(fs::metadata(dir)?.dev() != fs::metadata(parent)?.dev())
+}
+
+/// Takes down all that was set up for a pod: unmounts what is mounted below its directory and removes it.
+pub fn tear_down(root: &Path, uid: &str) -> io::Result<()> {
+    let dir = pod_dir(root, uid);
+    if uid.is_empty() || !dir.exists() {
+        return Ok(());
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mut below: Vec<PathBuf> =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(&dir)).collect();
+    // The innermost first.
+    below.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    for path in below {
+        umount2(&path, MntFlags::MNT_DETACH).map_err(io::Error::from)?;
+    }
+    fs::remove_dir_all(&dir)
+}
+
+/// A path as mountinfo writes it, with octal escapes for white space and backslashes.
+fn unescape(field: &str) -> PathBuf {
+    let text = field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+    PathBuf::from(text)
+}
+
+/// The mounts of a container's volumes. `env` is its environment, for `subPathExpr`.
+pub fn mounts(container: &Container, paths: &Paths, env: &[(String, String)]) -> Result<Vec<Mount>> {
+    container.volume_mounts.iter().flatten().map(|mount| one_mount(mount, paths, env)).collect()
+}
+
+fn one_mount(mount: &VolumeMount, paths: &Paths, env: &[(String, String)]) -> Result<Mount> {
+    let volume = paths.get(&mount.name).ok_or_else(|| VolumeError(format!("volume {:?} is not set up", mount.name)))?;
+    let sub = match (mount.sub_path_expr.as_deref(), mount.sub_path.as_deref()) {
+        (Some(expression), _) if !expression.is_empty() => {
+            let lookup = |name: &str| env.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+            expand(expression, lookup)
+        }
+        (_, Some(path)) => path.to_owned(),
+        _ => String::new(),
+    };
+    let host_path = if sub.is_empty() { volume.clone() } else { below(volume, &sub)? };
+    Ok(Mount {
+        container_path: if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) },
+        host_path: host_path.to_string_lossy().into_owned(),
+        readonly: mount.read_only == Some(true),
+        propagation: config::propagation(mount),
+        ..Default::default()
+    })
+}
+
+/// A path in a volume, made as a directory if it is not there. It is resolved to the end and must stay in the volume, so that a symlink
+/// that a container left there leads nowhere else.
+fn below(volume: &Path, sub: &str) -> Result<PathBuf> {
+    let wrong = |why: &str| VolumeError(format!("failed to prepare subPath {sub:?}: {why}"));
+    if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+        return Err(wrong("it must be a relative path without '..'"));
+    }
+    let root = fs::canonicalize(volume)?;
+    let path = root.join(sub);
+    if !path.exists() {
+        fs::create_dir_all(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        let group = fs::metadata(&root)?;
+        if group.mode() & 0o2000 != 0 {
+            own(&path, Some(group.gid()))?;
+        }
+    }
+    let resolved = fs::canonicalize(&path)?;
+    if !resolved.starts_with(&root) {
+        return Err(wrong("it leads out of its volume"));
+    }
+    Ok(resolved)
+}
+
+/// A file that the kubelet makes for a container: its path on the node and where it is mounted.
+pub fn file_mount(host: &Path, container_path: &str) -> Mount {
+    Mount { container_path: container_path.to_owned(), host_path: host.to_string_lossy().into_owned(), ..Default::default() }
+}
+
+/// Whether the container mounts something at this path itself.
+pub fn mounts_at(container: &Container, path: &str) -> bool {
+    container.volume_mounts.iter().flatten().any(|m| m.mount_path.trim_end_matches('/') == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_paths_are_made_and_stay_inside() {
+        let root = tempfile::tempdir().expect("a directory");
+        let volume = root.path().join("v");
+        fs::create_dir(&volume).expect("made");
+        assert_eq!(below(&volume, "a/b").expect("made"), fs::canonicalize(volume.join("a/b")).expect("it exists"));
+        std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
+        for sub in ["out", "../x", "/etc", "out/passwd"] {
+            assert!(below(&volume, sub).is_err(), "{sub}");
+        }
+    }
+
+    #[test]
+    fn expressions_in_sub_paths_see_the_environment() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mount =
+            VolumeMount { name: "v".into(), mount_path: "data".into(), sub_path_expr: Some("$(POD)/x".into()), ..Default::default() };
+        let paths = Paths::from([("v".to_owned(), root.path().to_path_buf())]);
+        let got = one_mount(&mount, &paths, &[("POD".into(), "p".into())]).expect("a mount");
+        assert!(got.host_path.ends_with("/p/x"), "{}", got.host_path);
+        assert_eq!(got.container_path, "/data");
+    }
+}
