@@ -1,0 +1,52 @@
+//! Measures what the project promises: rates of the API, its CPU time, memory and bytes written, the start of the server and of a whole
+//! cluster, and how long a pod takes. Prints figures and judges none.
+//!
+//! `tests/bench/run` builds and starts it. `--server URL --token T [--pid P]` measures another apiserver the same way.
+//! One machine carries server and load alike, so only ratios taken in one run say something.
+
+mod api;
+mod cluster;
+mod process;
+
+use std::collections::HashMap;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut options: HashMap<String, String> = HashMap::new();
+    let mut rest = arguments.iter();
+    while let Some(key) = rest.next() {
+        match (key.strip_prefix("--"), rest.next()) {
+            (Some(key @ ("server" | "token" | "pid" | "pods" | "only")), Some(value)) => {
+                drop(options.insert(key.to_owned(), value.clone()))
+            }
+            _ => {
+                eprintln!("usage: bench [--only api|cluster] [--pods N] [--server URL --token T [--pid P]]");
+                std::process::exit(2);
+            }
+        }
+    }
+    let pods = options.get("pods").map_or(Ok(5000), |n| n.parse()).unwrap_or_else(|_| {
+        eprintln!("--pods takes a number");
+        std::process::exit(2);
+    });
+    let only = options.get("only").map(String::as_str);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started");
+    if only != Some("cluster") {
+        match (options.get("server"), options.get("token")) {
+            (Some(server), Some(token)) => {
+                let pid = options.get("pid").and_then(|p| p.parse().ok());
+                runtime.block_on(api::measure(server, token, pid, pods));
+            }
+            _ => {
+                let server = process::Apiserver::start();
+                println!("| start to /readyz | {:.0} ms |", server.ready_after.as_secs_f64() * 1e3);
+                println!("| memory of the apiserver, idle | {} |", process::memory(server.pid()));
+                runtime.block_on(api::measure(&server.url, "admin", Some(server.pid()), pods));
+                println!("| memory of the apiserver after {pods} pods | {} |", process::memory(server.pid()));
+            }
+        }
+    }
+    if only != Some("api") && !options.contains_key("server") {
+        cluster::measure();
+    }
+}

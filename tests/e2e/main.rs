@@ -1,0 +1,13 @@
+//! End to end: real processes, real containers, our kubectl and upstream's. Each test names the rows of the behaviour list that it proves.
+//!
+//! The cluster is the one under `deploy/run`, started when it does not run; `tests/run` builds the binaries first and ends the cluster after.
+
+mod bad_input;
+mod components;
+mod deployment;
+mod labels;
+mod objects;
+mod pods;
+mod scheduling;
+mod termination;
+mod workloads;
