@@ -11,7 +11,7 @@ use k8s_cri::v1 as api;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -24,6 +24,8 @@ pub struct Simulated {
     sandboxes: Mutex<HashMap<String, Sandbox>>,
     containers: Mutex<HashMap<String, Container>>,
     events: Mutex<Option<mpsc::Sender<RuntimeEvent>>>,
+    /// How many more removals of a sandbox are refused, as a runtime refuses while it is still starting a container.
+    refused_removals: AtomicU32,
 }
 
 struct Sandbox {
@@ -47,6 +49,11 @@ impl Simulated {
     /// `node` numbers the simulated nodes of a process, so that their pods' addresses differ.
     pub fn new(node: u32) -> Self {
         Simulated { node, ..Default::default() }
+    }
+
+    /// Refuses the next `count` removals of a sandbox.
+    pub fn refuse_removals(&self, count: u32) {
+        self.refused_removals.store(count, Ordering::Relaxed);
     }
 
     fn id(&self) -> (u64, String) {
@@ -128,6 +135,9 @@ impl Runtime for Simulated {
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<()> {
+        if self.refused_removals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+            return Err(RuntimeError::Failed(format!("container of sandbox {id} is in starting state, can't be removed")));
+        }
         self.sandboxes.lock().remove(id);
         self.containers.lock().retain(|_, c| c.sandbox != id);
         Ok(())
