@@ -240,7 +240,7 @@ impl Connection {
             })?,
             None => sent.await,
         };
-        let response = response.map_err(|e| self.unreachable(&e))?;
+        let response = response.map_err(|e| unreachable(&e, &self.host))?;
         for header in response.headers().get_all("warning") {
             if let Some(text) = header.to_str().ok().and_then(warning_text) {
                 let mut warnings = self.warnings.borrow_mut();
@@ -259,23 +259,6 @@ impl Connection {
         Err(refusal(code.as_u16(), &body, &verb, &path))
     }
 
-    fn unreachable(&self, error: &kube::Error) -> Error {
-        let words = go_words(error);
-        let text = if words.contains("Connection refused") {
-            format!("The connection to the server {} was refused - did you specify the right host or port?", self.host)
-        } else if words.contains("UnknownIssuer") {
-            "Unable to connect to the server: tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned()
-        } else if words.contains("Expired") && words.contains("certificate") {
-            "Unable to connect to the server: tls: failed to verify certificate: x509: certificate has expired or is not yet valid"
-                .to_owned()
-        } else if words.contains("NotValidForName") {
-            "Unable to connect to the server: tls: failed to verify certificate: x509: certificate is not valid for that name".to_owned()
-        } else {
-            format!("Unable to connect to the server: {words}")
-        };
-        Error::Unreachable { text }
-    }
-
     /// The error of a failed WebSocket upgrade.
     pub fn upgrade_error(&self, error: kube::Error) -> Error {
         match error {
@@ -286,7 +269,7 @@ impl Connection {
                     Err(_) => message(status.message.clone()),
                 }
             }
-            other => self.unreachable(&other),
+            other => unreachable(&other, &self.host),
         }
     }
 }
@@ -296,6 +279,25 @@ pub const USER_AGENT: &str = concat!("kubectl/v1.36.0 (linux/amd64) skiff/", env
 
 fn parse(bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|e| message(format!("couldn't decode the server's answer: {e}")))
+}
+
+/// Why a server could not be reached, in upstream's words.
+pub fn unreachable(error: &(dyn std::error::Error + 'static), host: &str) -> Error {
+    let words = go_words(error);
+    let text = if words.contains("Connection refused") {
+        format!("The connection to the server {host} was refused - did you specify the right host or port?")
+    } else if words.contains("UnknownIssuer") {
+        "Unable to connect to the server: tls: failed to verify certificate: x509: certificate signed by unknown authority".to_owned()
+    } else if words.contains("Expired") && words.contains("certificate") {
+        "Unable to connect to the server: tls: failed to verify certificate: x509: certificate has expired or is not yet valid".to_owned()
+    } else if words.contains("NotValidForName") {
+        "Unable to connect to the server: tls: failed to verify certificate: x509: certificate is not valid for that name".to_owned()
+    } else if words.contains("InvalidContentType") {
+        "Unable to connect to the server: tls: first record does not look like a TLS handshake".to_owned()
+    } else {
+        format!("Unable to connect to the server: {words}")
+    };
+    Error::Unreachable { text }
 }
 
 /// The innermost cause, which is the one that says something.

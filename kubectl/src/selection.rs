@@ -106,6 +106,11 @@ pub struct Target {
 }
 
 impl Target {
+    /// Fails when it cannot be asked for, for want of a name.
+    pub fn require_name(&self) -> Result<()> {
+        if self.name.is_empty() { Err(message("resource name may not be empty")) } else { Ok(()) }
+    }
+
     /// Where it is on the server.
     pub fn path(&self) -> String {
         self.resource.object_path(&self.namespace, &self.name)
@@ -117,12 +122,19 @@ impl Target {
     }
 }
 
-/// Manifests with their resources looked up and their namespaces filled in. What cannot be resolved is in the second answer.
-pub fn resolve(ctx: &mut Context, documents: Vec<Document>) -> Result<(Vec<Target>, Vec<Error>)> {
+/// Manifests with their resources looked up and their namespaces filled in. What could not be read or resolved is in the second answer.
+pub fn resolve(ctx: &mut Context, documents: Vec<Result<Document>>) -> Result<(Vec<Target>, Vec<Error>)> {
     let mapper = ctx.mapper()?;
     let (default, enforced) = (ctx.namespace()?, ctx.namespace_given());
     let (mut targets, mut errors) = (Vec::new(), Vec::new());
-    for Document { source, mut object } in documents {
+    for document in documents {
+        let Document { source, mut object } = match document {
+            Ok(document) => document,
+            Err(e) => {
+                errors.push(e);
+                continue;
+            }
+        };
         let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
         let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
         let (name, mut namespace) = (text(&object["metadata"]["name"]), text(&object["metadata"]["namespace"]));

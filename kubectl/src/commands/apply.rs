@@ -1,6 +1,6 @@
 //! `kubectl apply`: client-side with three-way patches, or server-side. Left out so far: `--prune`, `edit-last-applied`, `set-last-applied`.
 
-use super::{create, dry_run_flag, field_manager_flag, file_flags, validate_flag};
+use super::{create, dry_run_flag, field_manager_flag, field_validation, file_flags, validate_flag};
 use crate::apply::{self, patch};
 use crate::cli::{Args, Command, Flag};
 use crate::connection::{APPLY_PATCH, Url};
@@ -118,7 +118,7 @@ fn apply_on_server(ctx: &mut Context, args: &Args, target: &Target, dry_run: Dry
     let url = Url::new(target.path())
         .query("dryRun", if dry_run == DryRun::Server { "All" } else { "" })
         .query("fieldManager", manager)
-        .query("fieldValidation", create::field_validation(args)?)
+        .query("fieldValidation", field_validation(args)?)
         .query("force", if args.bool("force-conflicts") { "true" } else { "false" });
     match ctx.connection()?.patch(&url, APPLY_PATCH, &target.object) {
         Ok(object) => Ok((object, "serverside-applied")),
@@ -132,13 +132,10 @@ fn apply_here(ctx: &mut Context, args: &Args, target: &Target, dry_run: DryRun) 
     let source = target.source.clone();
     let mut modified = target.object.clone();
     apply::annotate(&mut modified);
-    if target.name.is_empty() {
-        return Err(message(format!(
-            "from {}: cannot use generate name with apply",
-            target.object["metadata"]["generateName"].as_str().unwrap_or("")
-        )));
+    if let (true, Some(prefix)) = (target.name.is_empty(), target.object["metadata"]["generateName"].as_str()) {
+        return Err(message(format!("from {prefix}: cannot use generate name with apply")));
     }
-    let live = match connection.get(&Url::new(target.path())) {
+    let live = match target.require_name().and_then(|()| connection.get(&Url::new(target.path()))) {
         Ok(live) => live,
         Err(e) if e.is_not_found() => {
             if dry_run == DryRun::Client {
@@ -150,9 +147,10 @@ fn apply_here(ctx: &mut Context, args: &Args, target: &Target, dry_run: DryRun) 
         }
         Err(e @ Error::Unreachable { .. }) => return Err(e),
         Err(e) => {
-            return Err(
-                e.during(&format!("error when retrieving current configuration of:\n{}\nfrom server for", described(target)), &source)
-            );
+            return Err(e.during(
+                &format!("error when retrieving current configuration of:\n{}\nfrom server for: {source:?}", described(target)),
+                "",
+            ));
         }
     };
     if apply::last_applied(&live).is_none() {
@@ -210,12 +208,10 @@ fn patch_live(
         let url = Url::new(target.path())
             .query("dryRun", if dry_run == DryRun::Server { "All" } else { "" })
             .query("fieldManager", args.str("field-manager"))
-            .query("fieldValidation", create::field_validation(args)?);
+            .query("fieldValidation", field_validation(args)?);
         match connection.patch(&url, media_type, &patch) {
-            Ok(object) => {
-                let same = object["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"] && dry_run == DryRun::None;
-                return Ok((object, if same { "unchanged" } else { "configured" }));
-            }
+            // Upstream says so even when the server finds nothing to change.
+            Ok(object) => return Ok((object, "configured")),
             Err(e) if e.reason() == "Conflict" && attempt < TRIES => {
                 if attempt > TRIES_WITHOUT_PAUSE {
                     std::thread::sleep(PAUSE);

@@ -1,6 +1,6 @@
 //! `kubectl create`: from manifests, and by the generators, each a subcommand. Left out: `--edit`.
 
-use super::{dry_run_flag, field_manager_flag, file_flags, validate_flag};
+use super::{dry_run_flag, field_manager_flag, field_validation, file_flags, validate_flag};
 use crate::cli::{Args, Command, Flag};
 use crate::connection::{JSON, Url};
 use crate::context::{Context, DryRun};
@@ -68,18 +68,6 @@ fn subcommand(g: &Generator, word: &'static str) -> Command {
             validate_flag(),
         ])
         .exec(generated)
-}
-
-/// What `--validate` means to the server.
-pub fn field_validation(args: &Args) -> Result<&'static str> {
-    match args.str("validate") {
-        "true" | "strict" | "" => Ok("Strict"),
-        "warn" => Ok("Warn"),
-        "false" | "ignore" => Ok("Ignore"),
-        other => Err(message(format!(
-            "invalid argument \"{other}\" for \"--validate\" flag: must be \"strict\" (or \"true\"), \"warn\" or \"ignore\" (or \"false\")"
-        ))),
-    }
 }
 
 /// The URL that creates an object in `path`.

@@ -126,7 +126,7 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         if plan.dry_run == DryRun::Server {
             options["dryRun"] = json!(["All"]);
         }
-        match connection.delete(&Url::new(target.path()), &options) {
+        match target.require_name().and_then(|()| connection.delete(&Url::new(target.path()), &options)) {
             Ok(answer) => {
                 ctx.drain_warnings();
                 report(ctx, args, target, &plan);

@@ -55,7 +55,9 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         }
         let documents = crate::manifest::read(ctx, args)?;
         let (targets, errors) = selection::resolve(ctx, documents)?;
-        Error::collect(errors)?;
+        if !errors.is_empty() {
+            return Err(Error::Many(errors));
+        }
         targets.into_iter().map(|t| (t.namespace, Choice { resource: t.resource, name: Some(t.name) })).collect()
     } else {
         if args.positional.is_empty() {
@@ -210,6 +212,7 @@ fn tables(ctx: &mut Context, args: &Args, choices: Vec<(String, Choice)>) -> Res
         let namespaced = choices.iter().all(|(_, c)| c.resource.namespaced);
         let text = match choices.first() {
             Some((namespace, _)) if namespaced && !namespace.is_empty() => format!("No resources found in {namespace} namespace.\n"),
+            None if !args.bool("all-namespaces") => format!("No resources found in {} namespace.\n", ctx.namespace()?),
             _ => "No resources found\n".to_owned(),
         };
         ctx.complain(&text);

@@ -1,6 +1,7 @@
 //! The table of commands. A command is one file with `cli()` and `exec()`, and one row here.
 
-use crate::cli::{Command, Flag};
+use crate::cli::{Args, Command, Flag};
+use crate::error::{Result, message};
 
 mod annotate;
 mod api_resources;
@@ -139,4 +140,14 @@ fn field_manager_flag(default: &'static str) -> Flag {
 /// `--validate`.
 fn validate_flag() -> Flag {
     Flag::string("validate", "strict", "strict, warn or ignore: what the server does about unknown fields.").bare("strict")
+}
+
+/// What `--validate` means to the server.
+pub fn field_validation(args: &Args) -> Result<&'static str> {
+    match args.str("validate") {
+        "true" | "strict" | "" => Ok("Strict"),
+        "warn" => Ok("Warn"),
+        "false" | "ignore" => Ok("Ignore"),
+        other => Err(message(format!("invalid - validate option {other:?}; must be one of: strict (or true), warn, ignore (or false)"))),
+    }
 }

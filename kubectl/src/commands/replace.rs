@@ -64,7 +64,9 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         if args.bool("save-config") {
             apply::annotate(&mut target.object);
         }
-        let outcome = if dry_run == DryRun::Client {
+        let outcome = if let Err(unnamed) = target.require_name() {
+            Err(unnamed)
+        } else if dry_run == DryRun::Client {
             Ok(target.object.clone())
         } else if args.bool("force") {
             anew(ctx, args, &target, dry_run)
