@@ -1,6 +1,7 @@
 //! A real node: flags and files become settings, the parts are put together and run until told to stop.
 
 use crate::{
+    clock::Clock,
     config::{self, KubeletConfiguration},
     container::{network, security},
     flags::Flags,
@@ -109,6 +110,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let logs = absolute(&flags.pod_logs_dir)?;
     let pulls = if settings.serialize_image_pulls { 1 } else { settings.max_parallel_image_pulls.unwrap_or(16) };
     let node = Arc::new(Node {
+        clock: Clock::Wall,
         facts: facts.clone(),
         runtime: runtime.clone(),
         events: Recorder(client.clone().map(|c| EventRecorder::core(c, "kubelet", &name))),

@@ -1,4 +1,4 @@
-//! The command line: upstream's names for what upstream has, and `--hollow-nodes`, `--hollow-prefix` of our own. A flag that is given wins over the file.
+//! The command line: upstream's names for what upstream has, and `--hollow-nodes`, `--hollow-prefix`, `--hollow-behaviour` of our own. A flag that is given wins over the file.
 
 use crate::reset::Reset;
 use clap::{Parser, Subcommand};
@@ -77,6 +77,10 @@ pub struct Flags {
     /// What simulated nodes are called, before their number.
     #[arg(long, default_value = "hollow-node-")]
     pub hollow_prefix: String,
+    /// How simulated nodes behave: `sandbox=300ms,pull=2s,start=100ms,stop=1s,failures=0.01,seed=7`, each part optional. Times are those of
+    /// the calls to the runtime, `stop` that of a process after SIGTERM; `failures` is the share of sandboxes, pulls and starts that fail.
+    #[arg(long, default_value = "")]
+    pub hollow_behaviour: String,
     /// How many words to log: 0 (the default) to 10.
     #[arg(short = 'v', long, default_value_t = 0)]
     pub v: u8,

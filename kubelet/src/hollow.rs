@@ -5,6 +5,7 @@
 
 use crate::{
     agent,
+    clock::Clock,
     container::{network, security},
     flags::Flags,
     image::Images,
@@ -17,7 +18,10 @@ use crate::{
     },
     pod::workers::Workers,
     recorder::Recorder,
-    runtime::{Runtime, simulated::Simulated},
+    runtime::{
+        Runtime,
+        simulated::{Simulated, behaviour::Behaviour},
+    },
     source::api,
     status_manager::StatusManager,
 };
@@ -45,6 +49,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let client = client::connect(&path, "kubelet").await?;
     let statuses = StatusManager::new(Some(client.clone()));
     let caches = SharedCaches::new(client.clone());
+    let behaviour: Behaviour = flags.hollow_behaviour.parse().context("--hollow-behaviour")?;
     let mut tasks = JoinSet::new();
     let mut by_name: HashMap<String, Arc<Workers>> = HashMap::new();
     let (_ready, ready) = watch::channel(false);
@@ -59,8 +64,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             allocatable: machine::allocatable(&machine, settings.max_pods, &settings.eviction_hard),
             memory: machine.memory,
         };
-        let runtime: Arc<dyn Runtime> = Arc::new(Simulated::new(index));
+        let runtime: Arc<dyn Runtime> = Arc::new(Simulated::new(index, Clock::Wall, behaviour.clone()));
         let node = Arc::new(Node {
+            clock: Clock::Wall,
             facts: facts.clone(),
             runtime: runtime.clone(),
             // Upstream's hollow nodes write events; at thousands of nodes they are most of the load, and nobody reads them.

@@ -136,7 +136,7 @@ async fn pull(node: &Node, wanted: &Wanted<'_>, tagged: &str) -> Result<Image, N
     let key = format!("{}_{tagged}", crate::container::identity::uid(wanted.pod));
     let failure = images.failures.lock().get(&key).cloned();
     if let Some((at, error)) = failure
-        && images.backoff.lock().remaining(&key, at, Timestamp::now()).is_some()
+        && images.backoff.lock().remaining(&key, at, node.clock.now()).is_some()
     {
         let message = format!("Back-off pulling image {name:?}");
         events.normal(&wanted.about, "BackOff", message.clone());
@@ -144,9 +144,9 @@ async fn pull(node: &Node, wanted: &Wanted<'_>, tagged: &str) -> Result<Image, N
     }
     events.normal(&wanted.about, "Pulling", format!("Pulling image {name:?}"));
     let credentials = credentials(node, wanted.pod, tagged).await;
-    let asked = std::time::Instant::now();
+    let asked = tokio::time::Instant::now();
     let permit = images.pulls.acquire().await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let pulled = pull_with_any(node.runtime.as_ref(), tagged, credentials, wanted.sandbox).await;
     drop(permit);
     let fetched = match pulled {
@@ -168,7 +168,7 @@ async fn pull(node: &Node, wanted: &Wanted<'_>, tagged: &str) -> Result<Image, N
         Ok(None) => Err(NotStarted::new("ErrImagePull", format!("image {name:?} is gone after it was pulled"))),
         Err(error) => {
             events.warning(&wanted.about, "Failed", format!("Failed to pull image {name:?}: {error}"));
-            let now = Timestamp::now();
+            let now = node.clock.now();
             let text = error.to_string();
             images.backoff.lock().next(&key, now, now);
             images.failures.lock().insert(key, (now, text.clone()));

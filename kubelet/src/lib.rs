@@ -10,6 +10,7 @@
 //! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
 //! | [`node`] | the node itself: cgroups, status, lease |
 //! | [`server`] | logs, exec and port-forward for the API server |
+//! | [`clock`] | the time, as a parameter |
 //! | [`hollow`] | many simulated nodes in one process |
 //! | [`reset`] | the end of a node: no pod stays |
 //!
@@ -17,6 +18,7 @@
 //! wake the work.
 
 pub mod agent;
+pub mod clock;
 pub mod config;
 pub mod container;
 pub mod flags;

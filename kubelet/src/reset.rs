@@ -54,10 +54,23 @@ async fn empty(runtime: &impl Runtime, patience: Duration) -> anyhow::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::simulated::Simulated;
+    use crate::{
+        clock::Clock,
+        runtime::{
+            RuntimeError,
+            simulated::{
+                Simulated,
+                behaviour::{Behaviour, Call, Fault},
+            },
+        },
+    };
+
+    fn refusal() -> Fault {
+        Fault::Fails(RuntimeError::Failed("container is in starting state, can't be removed".into()))
+    }
 
     async fn two_sandboxes() -> Simulated {
-        let runtime = Simulated::new(0);
+        let runtime = Simulated::new(0, Clock::Wall, Behaviour::default());
         for _ in 0..2 {
             runtime.run_sandbox(Default::default()).await.expect("simulated");
         }
@@ -67,7 +80,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_runtime_holds_on_to_is_tried_again() {
         let runtime = two_sandboxes().await;
-        runtime.refuse_removals(5);
+        runtime.fault(Call::RemoveSandbox, 5, refusal());
         empty(&runtime, PATIENCE).await.expect("the refusals end");
         assert_eq!(runtime.list_sandboxes(&[]).await.expect("simulated").len(), 0);
     }
@@ -75,7 +88,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_runtime_that_never_lets_go_is_reported() {
         let runtime = two_sandboxes().await;
-        runtime.refuse_removals(u32::MAX);
+        runtime.fault(Call::RemoveSandbox, 10_000, refusal());
         let refusal = empty(&runtime, PATIENCE).await.expect_err("refused for ever");
         assert!(refusal.to_string().contains("can't be removed"), "{refusal}");
     }

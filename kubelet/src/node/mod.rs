@@ -8,6 +8,7 @@ pub mod registration;
 pub mod status;
 
 use crate::{
+    clock::Clock,
     container::{network::Resolver, resources::Amounts, security},
     image::Images,
     lookup::Lookup,
@@ -45,6 +46,8 @@ pub struct Places {
 
 /// What the pods of one node share.
 pub struct Node {
+    /// Its clock.
+    pub clock: Clock,
     /// What it is.
     pub facts: NodeFacts,
     /// Its runtime.

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{container::identity, node::Node, recorder::About, runtime};
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{collections::HashSet, time::Duration};
+use tokio::{sync::watch, time::Instant};
 
 /// What a container gets to end at least, however long its `preStop` took (upstream: `minimumGracePeriodInSeconds`).
 const MINIMUM: Duration = Duration::from_secs(2);
@@ -75,6 +75,18 @@ pub async fn kill_container(
     reason: Option<KillReason>,
     over: Option<u64>,
 ) -> runtime::Result<()> {
+    kill_in_turn(node, pod, instance, (message, reason), over, std::future::ready(())).await
+}
+
+/// The same, where the signal waits for `turn`: not the hook, and not beyond the grace period.
+async fn kill_in_turn(
+    node: &Node,
+    pod: &Pod,
+    instance: &Instance,
+    (message, reason): (&str, Option<KillReason>),
+    over: Option<u64>,
+    turn: impl Future<Output = ()>,
+) -> runtime::Result<()> {
     let known = definition(pod, instance.name());
     let role = known.as_ref().map_or(Role::App, |(role, _)| *role);
     let container = known.map(|(_, container)| container);
@@ -85,11 +97,12 @@ pub async fn kill_container(
     let text = if message.is_empty() { format!("Stopping container {}", instance.name()) } else { message.to_owned() };
     let about = about(pod, role, instance.name());
     node.events.normal(&about, "Killing", text);
+    let began = Instant::now();
+    let end = grace;
     let pre_stop = container.as_ref().and_then(|c| c.lifecycle.as_ref()?.pre_stop.as_ref().map(|hook| (c, hook)));
     if let Some((container, hook)) = pre_stop
         && !grace.is_zero()
     {
-        let began = Instant::now();
         let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_default();
         match tokio::time::timeout(grace, hooks::run(node, hook, container, &instance.status.id, &ip)).await {
             Ok(Ok(())) => {}
@@ -101,8 +114,11 @@ pub async fn kill_container(
                 tracing::warn!(pod = %identity::described(pod), container = instance.name(), "preStop hook outlasted the grace period")
             }
         }
-        grace = grace.saturating_sub(began.elapsed());
+        grace = end.saturating_sub(began.elapsed());
     }
+    // A turn that does not come in time is taken.
+    drop(tokio::time::timeout(grace, turn).await);
+    grace = end.saturating_sub(began.elapsed());
     // A forced deletion gives nothing; everybody else a moment for the signal to be heard.
     if over != Some(0) {
         grace = grace.max(MINIMUM);
@@ -110,25 +126,40 @@ pub async fn kill_container(
     node.runtime.stop_container(&instance.status.id, grace).await
 }
 
-/// Ends all containers of a pod, sidecars after the others and in reverse order, then its sandboxes.
+/// Ends all containers of a pod, then its sandboxes. Hooks run at once; the signal of a sidecar waits until all app containers and the
+/// sidecars that started after it have ended. What fails does not keep the rest from ending; the first error is answered.
 pub async fn kill_pod(node: &Node, pod: &Pod, observed: &Observed, over: Option<u64>) -> runtime::Result<()> {
-    let began = Instant::now();
-    let order = sidecar_order(pod);
-    let (sidecars, others): (Vec<&Instance>, Vec<&Instance>) =
-        observed.instances.iter().partition(|i| order.contains(&i.name().to_owned()));
-    let all = others.iter().map(|i| kill_container(node, pod, i, "", None, over));
-    futures::future::try_join_all(all).await?;
-    for name in &order {
-        for instance in sidecars.iter().filter(|i| i.name() == name) {
-            let left = grace_period(pod, None, instance, None, over).saturating_sub(began.elapsed());
-            let left = left.as_secs().max(if over == Some(0) { 0 } else { MINIMUM.as_secs() });
-            kill_container(node, pod, instance, "", None, Some(left)).await?;
+    let sidecars = sidecar_order(pod);
+    let running = || observed.instances.iter().filter(|i| i.running()).map(|i| i.name().to_owned());
+    let (left, _) = watch::channel(running().collect::<HashSet<String>>());
+    let all = observed.instances.iter().map(|instance| {
+        let (left, name) = (&left, instance.name());
+        let before = waits_for(pod, &sidecars, name);
+        let mut watched = left.subscribe();
+        async move {
+            let turn = async {
+                // The sender lives as long as this.
+                drop(watched.wait_for(|left| left.is_disjoint(&before)).await);
+            };
+            let ended = kill_in_turn(node, pod, instance, ("", None), over, turn).await;
+            if instance.running() {
+                left.send_if_modified(|left| left.remove(name));
+            }
+            ended
         }
-    }
+    });
+    let mut results = futures::future::join_all(all).await;
     for sandbox in &observed.sandboxes {
-        node.runtime.stop_sandbox(&sandbox.id).await?;
+        results.push(node.runtime.stop_sandbox(&sandbox.id).await);
     }
-    Ok(())
+    results.into_iter().collect()
+}
+
+/// Whom a container waits for before it is signalled: nobody, unless it is a sidecar.
+fn waits_for(pod: &Pod, sidecars: &[String], name: &str) -> HashSet<String> {
+    let Some(place) = sidecars.iter().position(|s| s == name) else { return HashSet::new() };
+    let apps = pod.spec.iter().flat_map(|s| &s.containers).map(|c| c.name.clone());
+    apps.chain(sidecars[..place].iter().cloned()).collect()
 }
 
 /// The names of sidecars, the last first.

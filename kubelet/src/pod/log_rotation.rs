@@ -51,7 +51,7 @@ async fn rotate(workers: &Workers, log: &Path, max_files: usize) -> anyhow::Resu
         }
         let status = runtime.container_status(&container.id).await?;
         if Path::new(&status.log_path) == log {
-            let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string();
+            let stamp = workers.node().clock.now().strftime("%Y%m%d-%H%M%S").to_string();
             fs::rename(log, with_suffix(log, &stamp))?;
             runtime.reopen_log(&container.id).await?;
             remove_oldest(log, max_files)?;

@@ -10,6 +10,8 @@ pub mod log_rotation;
 pub mod observed;
 pub mod phase;
 pub mod restart;
+#[cfg(test)]
+mod simulation;
 pub mod start;
 pub mod status;
 pub mod worker;

@@ -79,6 +79,23 @@ enum Stage {
     Terminated,
 }
 
+/// What came of a plan.
+#[derive(Clone, Copy, Default)]
+struct Done {
+    /// The runtime has something new.
+    acted: bool,
+    /// A call failed that nothing else will have tried again.
+    failed: bool,
+    /// A sidecar has started.
+    sidecar: bool,
+}
+
+impl Done {
+    fn failed(self) -> Self {
+        Done { acted: true, failed: true, ..self }
+    }
+}
+
 /// The state of one pod's task.
 pub struct Worker {
     node: Arc<Node>,
@@ -100,7 +117,7 @@ impl Worker {
         let uid = identity::uid(pod).to_owned();
         node.lookup.register(&uid, waker.clone());
         Worker {
-            probes: Probes::new(node.clone(), waker.clone()),
+            probes: Probes::new(node.clone(), pod, waker.clone()),
             node,
             uid,
             waker,
@@ -181,7 +198,7 @@ impl Worker {
                 return Some(SOON);
             }
         }
-        if let Some(failure) = past_deadline(pod, &self.status, Timestamp::now()) {
+        if let Some(failure) = past_deadline(pod, &self.status, self.node.clock.now()) {
             self.node.events.normal(&About::pod(pod), "DeadlineExceeded", failure.1.clone());
             self.failure = Some(failure);
             return None;
@@ -202,7 +219,7 @@ impl Worker {
         };
         let plan = actions::compute_pod_actions(pod, &self.observed, &self.probes.outcomes());
         let before = self.reasons.clone();
-        let acted = self.carry_out(pod, &volumes, plan).await;
+        let Done { acted, failed, sidecar } = self.carry_out(pod, &volumes, plan).await;
         let changed = before != self.reasons;
         if acted || (changed && !self.only_waits(&before)) {
             match Observed::fetch(self.node.runtime.as_ref(), &self.uid).await {
@@ -211,7 +228,12 @@ impl Worker {
             }
             self.report(pod, false);
         }
-        self.next_look(pod, acted || changed)
+        let look = self.next_look(pod, acted || changed);
+        if sidecar {
+            // Whoever waited for it can go on; the runtime has no event for a start.
+            return Some(Duration::ZERO);
+        }
+        if failed { Some(look.unwrap_or(RETRY).min(RETRY)) } else { look }
     }
 
     /// Whether all that changed is that containers now wait for a back-off to end. That is told a moment later, so that watchers see how
@@ -229,7 +251,7 @@ impl Worker {
 
     /// When to look again: soon after a failure that has not been told, when a back-off ends, when a deadline or a token runs out.
     fn next_look(&self, pod: &Pod, fresh: bool) -> Option<Duration> {
-        let now = Timestamp::now();
+        let now = self.node.clock.now();
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
         let mut looks: Vec<Duration> = Vec::new();
         if !self.reasons.is_empty() {
@@ -266,35 +288,35 @@ impl Worker {
         }
     }
 
-    /// Does what the plan says. Answers whether the runtime has anything new.
-    async fn carry_out(&mut self, pod: &Arc<Pod>, volumes: &setup::Paths, plan: Plan) -> bool {
+    /// Does what the plan says.
+    async fn carry_out(&mut self, pod: &Arc<Pod>, volumes: &setup::Paths, plan: Plan) -> Done {
         let node = self.node.clone();
-        let mut acted = false;
+        let mut done = Done::default();
         if plan.kill_pod && !(self.observed.sandboxes.is_empty() && self.observed.instances.is_empty()) {
-            acted = true;
+            done.acted = true;
             if let Err(error) = kill::kill_pod(&node, pod, &self.observed, None).await {
                 tracing::warn!(pod = %identity::described(pod), %error, "the pod's containers could not be stopped");
-                return acted;
+                return done.failed();
             }
         }
         if plan.create_sandbox.is_none() && plan.start.is_empty() && plan.kill.is_empty() {
-            return acted;
+            return done;
         }
         let sandbox = match self.sandbox(pod, &plan).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 tracing::warn!(pod = %identity::described(pod), %error, "no sandbox");
-                return true;
+                return done.failed();
             }
         };
-        let Some((id, config, ips)) = sandbox else { return acted };
-        acted |= plan.create_sandbox.is_some();
+        let Some((id, config, ips)) = sandbox else { return done };
+        done.acted |= plan.create_sandbox.is_some();
         for kill in &plan.kill {
-            acted = true;
+            done.acted = true;
             let Some(instance) = self.observed.instances.iter().find(|i| i.status.id == kill.id) else { continue };
             if let Err(error) = kill::kill_container(&node, pod, instance, &kill.message, Some(kill.reason), None).await {
                 tracing::warn!(pod = %identity::described(pod), container = %kill.name, %error, "the container could not be stopped");
-                return acted;
+                return done.failed();
             }
         }
         let context = PodContext { node: &node, pod, volumes, sandbox: &id, sandbox_config: &config, ips: &ips };
@@ -303,9 +325,12 @@ impl Worker {
             let started = self.try_start(&context, role, &container).await;
             // After these a container was made, whatever became of it.
             let made = |reason: &str| matches!(reason, "CreateContainerError" | "RunContainerError" | "PostStartHookError");
-            acted |= started.as_ref().err().is_none_or(|error| made(error.reason));
+            done.acted |= started.as_ref().err().is_none_or(|error| made(error.reason));
             match started {
-                Ok(()) => drop(self.reasons.remove(&container.name)),
+                Ok(()) => {
+                    done.sidecar |= role == Role::Init && super::restart::is_sidecar(&container);
+                    self.reasons.remove(&container.name);
+                }
                 Err(error) => {
                     self.reasons.insert(container.name.clone(), (error.reason.to_owned(), error.message));
                     if role == Role::Init && !super::restart::is_sidecar(&container) {
@@ -314,7 +339,7 @@ impl Worker {
                 }
             }
         }
-        acted
+        done
     }
 
     /// The sandbox to start containers in: a new one, or the one that is there.
@@ -347,7 +372,7 @@ impl Worker {
         let key = backoff_key(container);
         let ended = observed.of(&container.name).find(|i| i.exited()).map(|i| i.finished_at());
         if let Some(ended) = ended {
-            let now = Timestamp::now();
+            let now = self.node.clock.now();
             if self.backoff.remaining(&key, ended, now).is_some() {
                 let described = identity::described(context.pod);
                 let about = kill::about(context.pod, role, &container.name);
@@ -436,7 +461,7 @@ impl Worker {
             host_ips: &self.node.facts.host_ips,
             terminal,
             failure: self.failure.as_ref(),
-            now: Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH),
+            now: self.node.clock.second(),
         });
         self.node.statuses.report(pod, self.status.clone());
     }

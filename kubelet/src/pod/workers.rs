@@ -15,7 +15,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::AbortHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 /// How often the runtime's lists are compared where it tells of exits itself (upstream: 300 s with events).
@@ -26,6 +29,7 @@ const RELIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 struct Handle {
     updates: watch::Sender<Update>,
     waker: Arc<Notify>,
+    task: AbortHandle,
 }
 
 #[derive(Default)]
@@ -100,12 +104,19 @@ impl Workers {
         let waker = Arc::new(Notify::new());
         let worker = Worker::new(self.node.clone(), &pod, waker.clone());
         let (updates, receiver) = watch::channel(Update { pod, removed, failure });
-        state.by_uid.insert(uid.clone(), Handle { updates, waker });
-        let workers = self.clone();
-        tokio::spawn(async move {
+        let (workers, key) = (self.clone(), uid.clone());
+        let task = tokio::spawn(async move {
             worker.run(receiver).await;
-            workers.done(&uid);
+            workers.done(&key);
         });
+        state.by_uid.insert(uid, Handle { updates, waker, task: task.abort_handle() });
+    }
+
+    /// Ends all workers where they are, as the end of the process would. What runs goes on; the next kubelet takes it over.
+    pub fn abandon(&self) {
+        for (_, handle) in self.state.lock().by_uid.drain() {
+            handle.task.abort();
+        }
     }
 
     fn done(self: &Arc<Self>, uid: &str) {

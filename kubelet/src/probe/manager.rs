@@ -34,10 +34,12 @@ impl Drop for Probes {
 }
 
 impl Probes {
-    /// No tasks yet. `waker` is notified when an outcome changes.
-    pub fn new(node: Arc<Node>, waker: Arc<Notify>) -> Self {
+    /// No tasks yet. `waker` is notified when an outcome changes. What the pod's status says of instances that run holds until they are asked:
+    /// a kubelet that starts makes nothing unready.
+    pub fn new(node: Arc<Node>, pod: &Pod, waker: Arc<Notify>) -> Self {
         let (observed, _) = watch::channel(Arc::default());
-        Probes { node, outcomes: Arc::default(), observed, waker, tasks: HashMap::new() }
+        let outcomes = Arc::new(Mutex::new(known(pod)));
+        Probes { node, outcomes, observed, waker, tasks: HashMap::new() }
     }
 
     /// What was found so far.
@@ -97,6 +99,22 @@ impl Probes {
             task.abort();
         }
     }
+}
+
+/// The outcomes that the pod's status was made of.
+fn known(pod: &Pod) -> Outcomes {
+    let mut outcomes = Outcomes::default();
+    let status = pod.status.iter();
+    for container in status.flat_map(|s| s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten())) {
+        let Some((_, id)) = container.container_id.as_deref().and_then(|id| id.split_once("://")) else { continue };
+        if container.started == Some(true) {
+            outcomes.set(&container.name, ProbeKind::Startup, id, Outcome::Success);
+        }
+        if container.ready {
+            outcomes.set(&container.name, ProbeKind::Readiness, id, Outcome::Success);
+        }
+    }
+    outcomes
 }
 
 struct Task {
@@ -168,7 +186,7 @@ impl Task {
         let name = self.container.name.clone();
         let observed = self.observed.wait_for(|o| o.latest(&name).is_some_and(|i| i.running())).await.ok()?.clone();
         let instance = observed.latest(&name)?;
-        let age = jiff::Timestamp::now().as_nanosecond() - i128::from(instance.status.started_at);
+        let age = self.node.clock.now().as_nanosecond() - i128::from(instance.status.started_at);
         let age = Duration::from_nanos(u64::try_from(age).unwrap_or(0));
         Some((instance.status.id.clone(), Instant::now().checked_sub(age).unwrap_or_else(Instant::now)))
     }
@@ -185,7 +203,10 @@ impl Task {
             ProbeKind::Readiness => Outcome::Failure,
             ProbeKind::Startup => Outcome::Unknown,
         };
-        self.outcomes.lock().set(&self.container.name, self.kind, id, outcome);
+        let mut outcomes = self.outcomes.lock();
+        if outcomes.of(&self.container.name, self.kind, id).is_none() {
+            outcomes.set(&self.container.name, self.kind, id, outcome);
+        }
     }
 
     /// Whether this probe's turn has come: the startup probe until it succeeded, the others after it.

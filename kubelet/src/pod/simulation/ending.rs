@@ -1,0 +1,83 @@
+//! How pods end.
+
+use super::*;
+use crate::runtime::simulated::behaviour::{Call, Fault, Process};
+
+async fn running(process: Process) -> World {
+    let world = World::new(one(json!({})));
+    world.runtime.process("c", process);
+    world.apply();
+    world.until_state("c", "running").await;
+    world
+}
+
+/// Proves TRM-02: SIGTERM, and SIGKILL when the grace period is over.
+#[tokio::test(start_paused = true)]
+async fn a_process_has_its_grace_period_and_no_longer() {
+    for (process, grace, gone, end) in
+        [(Process::slow(3), 30, 3, "exit c 0"), (Process::deaf(), 30, 30, "exit c 137"), (Process::slow(60), 10, 10, "exit c 137")]
+    {
+        let mut world = running(process).await;
+        world.delete(grace);
+        assert_eq!(world.until_gone().await, gone);
+        assert_eq!(world.told_of(&["exit"]), [end]);
+    }
+}
+
+/// Proves TRM-01: whoever asks again with less time gets it.
+#[tokio::test(start_paused = true)]
+async fn a_shorter_grace_period_counts_while_the_pod_ends() {
+    let mut world = running(Process::deaf()).await;
+    world.delete(600);
+    world.pass(10).await;
+    world.delete(5);
+    let gone = world.until_gone().await;
+    assert_eq!(gone, 15, "five seconds after it was asked for, not ten minutes");
+
+    let mut world = running(Process::deaf()).await;
+    world.delete(20);
+    world.pass(10).await;
+    world.delete(600);
+    assert_eq!(world.until_gone().await, 20, "a longer one does not");
+}
+
+/// Proves TRM-01, `--force`: the API has forgotten the pod, and its containers end all the same.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_gone_from_the_api_is_ended() {
+    let world = running(Process::slow(2)).await;
+    world.workers.remove("u");
+    world.pass(60).await;
+    assert_eq!(world.runtime.held(), (0, 0));
+    assert_eq!(world.told_of(&["term", "exit"]), ["term c", "exit c 0"]);
+}
+
+/// Proves TRM-05 for a pod that was deleted before it ran, at whatever step it was.
+#[tokio::test(start_paused = true)]
+async fn a_pod_deleted_while_it_starts_leaves_nothing() {
+    for call in [Call::RunSandbox, Call::Pull, Call::Create, Call::Start] {
+        let mut world = World::new(one(json!({"imagePullPolicy": "Always"})));
+        world.runtime.fault(call, 1, Fault::Hangs);
+        world.apply();
+        world.pass(5).await;
+        world.delete(30);
+        let gone = world.until_gone().await;
+        assert!(gone <= 6, "{call:?}: it did not wait for the call: {gone}");
+        assert_eq!(world.runtime.held(), (0, 0), "{call:?}");
+    }
+}
+
+/// Proves POD-09: a pod that has run its course stays as it ended until it is deleted.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_done_keeps_its_containers_until_it_is_deleted() {
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "Never".into();
+    let mut world = World::new(spec);
+    world.runtime.process("c", Process::ending(1, 0));
+    world.apply();
+    world.until("Succeeded", |s| s.phase.as_deref() == Some("Succeeded")).await;
+    world.pass(600).await;
+    assert_eq!(world.runtime.held(), (1, 1), "its log can still be read");
+    world.delete(0);
+    world.until_gone().await;
+    assert_eq!(world.runtime.held(), (0, 0));
+}
