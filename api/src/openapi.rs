@@ -1,11 +1,16 @@
 //! OpenAPI v3 of one group and version, made from the table of kinds and the table of schema facts
 //! (upstream: `kube-openapi/pkg/builder3`). Clients learn from it which parameters a verb takes, how to merge a patch, and what fields a kind has.
 //!
-//! Left out: descriptions of fields, which the schema table does not carry; `kubectl explain` then shows names and types alone.
+//! [`v2`] makes the one document of version 2 from these, and [`binary`] its protobuf form.
+
+pub mod binary;
+pub mod v2;
 
 use crate::resource::{Resource, Subresource, Verb};
+use crate::schema::descriptions::Descriptions;
 use crate::schema::{Definition, Field, Relation, Schema, Type, builtin};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -28,6 +33,11 @@ const PATCH_TYPES: [&str; 4] = [
 /// The document for `rows`, which are all of one group and version. Custom resources, whose schemas are not in the built-in table, get paths
 /// and an open object.
 pub fn document(rows: &[&Resource]) -> Value {
+    document_with(rows, &Descriptions::builtin())
+}
+
+/// The same with the descriptions at hand, for those who make many.
+pub fn document_with(rows: &[&Resource], descriptions: &Descriptions) -> Value {
     let mut paths = Map::new();
     let mut wanted: BTreeSet<String> = [DELETE_OPTIONS, STATUS, LIST_META].into_iter().map(str::to_owned).collect();
     let mut schemas = Map::new();
@@ -37,7 +47,7 @@ pub fn document(rows: &[&Resource]) -> Value {
         schemas.insert(format!("{}List", row.schema), list_schema(row));
         wanted.extend(row.subresources.iter().filter_map(|s| subresource_schema(row, s)));
     }
-    collect(builtin(), wanted, &mut schemas);
+    collect(builtin(), descriptions, wanted, &mut schemas);
     for row in rows {
         let schema = schemas
             .entry(row.schema.to_string())
@@ -70,17 +80,18 @@ fn list_schema(row: &Resource) -> Value {
 }
 
 /// Puts the definitions of these names, and all that they refer to, among the schemas.
-fn collect(schema: &Schema, mut wanted: BTreeSet<String>, out: &mut Map<String, Value>) {
+fn collect(schema: &Schema, descriptions: &Descriptions, mut wanted: BTreeSet<String>, out: &mut Map<String, Value>) {
     while let Some(name) = wanted.pop_first() {
         if out.contains_key(&name) {
             continue;
         }
-        let value = match (plain(&name), schema.root(&name)) {
+        let mut value = match (plain(&name), schema.root(&name)) {
             (Some(value), _) => value,
-            (None, Some(root)) => definition(schema, root.definition(), &mut wanted),
+            (None, Some(root)) => definition(schema, descriptions, root.definition(), &mut wanted),
             // A custom resource's: the caller has it.
             (None, None) => continue,
         };
+        describe(&mut value, descriptions.of_type(&name));
         out.insert(name, value);
     }
 }
@@ -100,8 +111,20 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
-fn definition(schema: &Schema, definition: &Definition, wanted: &mut BTreeSet<String>) -> Value {
-    let properties: Map<String, Value> = definition.fields.iter().map(|f| (f.name.to_string(), property(schema, f, wanted))).collect();
+fn describe(value: &mut Value, text: Option<Cow<'static, str>>) {
+    if let Some(text) = text {
+        value["description"] = text.into();
+    }
+}
+
+fn definition(schema: &Schema, descriptions: &Descriptions, definition: &Definition, wanted: &mut BTreeSet<String>) -> Value {
+    let name = definition.full_name();
+    let described = |f: &Field, wanted: &mut BTreeSet<String>| {
+        let mut value = property(schema, f, wanted);
+        describe(&mut value, descriptions.of_field(&name, &f.name));
+        (f.name.to_string(), value)
+    };
+    let properties: Map<String, Value> = definition.fields.iter().map(|f| described(f, wanted)).collect();
     let mut required: Vec<&str> = definition.fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
     required.sort_unstable();
     let mut out = json!({"type": "object"});
@@ -199,6 +222,19 @@ struct Operations<'a> {
     schema: &'a str,
     verbs: &'a [Verb],
     collection: bool,
+    /// What the operations' names end with: `NamespacedPodStatus`.
+    what: String,
+}
+
+/// `CoreV1`, `RbacAuthorizationV1`: how code generators name a group and version.
+fn camel(row: &Resource) -> String {
+    let group = if row.group.is_empty() { "core" } else { row.group.trim_end_matches(".k8s.io") };
+    group.split(['.', '-']).chain([row.version.as_ref()]).map(capital).collect()
+}
+
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 impl Operations<'_> {
@@ -212,7 +248,19 @@ impl Operations<'_> {
     }
 
     fn operation(&self, action: &str, code: &str, answer: &str, parameters: Vec<Value>) -> Value {
+        let verb = match action {
+            "get" => "read",
+            "post" => "create",
+            "put" => "replace",
+            "deletecollection" => "delete",
+            same => same,
+        };
+        let collection = if action == "deletecollection" { "Collection" } else { "" };
+        let group = camel(self.row);
+        let tag = group.chars().take(1).flat_map(char::to_lowercase).chain(group.chars().skip(1));
         json!({
+            "operationId": format!("{verb}{group}{collection}{}", self.what),
+            "tags": [tag.collect::<String>()],
             "parameters": parameters,
             "responses": {code: {"description": "OK", "content": Self::content(answer)}, "401": {"description": "Unauthorized"}},
             "x-kubernetes-action": action,
@@ -275,20 +323,25 @@ fn resource_paths(row: &Resource, paths: &mut Map<String, Value>) {
         if row.namespaced() { format!("{base}/namespaces/{{namespace}}/{}", row.plural) } else { format!("{base}/{}", row.plural) };
     let item = format!("{collection}/{{name}}");
     let named: Vec<&str> = scoped.iter().copied().chain(["name"]).collect();
-    let operations = |verbs, collection, schema| Operations { row, schema, verbs, collection };
+    let what = format!("{}{}", if row.namespaced() { "Namespaced" } else { "" }, row.kind);
+    let operations = |verbs, collection, schema, what| Operations { row, schema, verbs, collection, what };
     let verbs = row.verbs.as_ref();
     if row.namespaced() && verbs.contains(&Verb::List) {
-        paths.insert(format!("{base}/{}", row.plural), operations(&[Verb::List], true, &row.schema).path_item(&[]));
+        paths.insert(
+            format!("{base}/{}", row.plural),
+            operations(&[Verb::List], true, &row.schema, format!("{}ForAllNamespaces", row.kind)).path_item(&[]),
+        );
     }
-    paths.insert(collection, operations(verbs, true, &row.schema).path_item(scoped));
+    paths.insert(collection, operations(verbs, true, &row.schema, what.clone()).path_item(scoped));
     // What is only ever created has no path of its own.
     let single: Vec<Verb> = verbs.iter().copied().filter(|v| *v != Verb::Create).collect();
     if single.contains(&Verb::Get) {
-        paths.insert(item.clone(), operations(&single, false, &row.schema).path_item(&named));
+        paths.insert(item.clone(), operations(&single, false, &row.schema, what.clone()).path_item(&named));
     }
     for subresource in row.subresources.iter() {
         let Some(schema) = subresource_schema(row, subresource) else { continue };
-        let operations = Operations { row, schema: &schema, verbs: &subresource.verbs, collection: false };
+        let what = format!("{what}{}", capital(&subresource.name));
+        let operations = Operations { row, schema: &schema, verbs: &subresource.verbs, collection: false, what };
         paths.insert(format!("{item}/{}", subresource.name), operations.path_item(&named));
     }
 }

@@ -5,6 +5,7 @@
 //! a millisecond); a custom resource gets an arena of its own. Documentation and value constraints are not here: OpenAPI has the first,
 //! validation the second.
 
+pub mod descriptions;
 mod parse;
 
 use serde_json::Value;

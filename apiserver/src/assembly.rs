@@ -131,6 +131,7 @@ impl Builder {
             reviews,
             connections: Connections::new(objects.clone(), kubelet_tls(&options, &cert_dir)?),
             documents: documents(issuer, advertised, options.secure_port),
+            openapi: Default::default(),
             health,
             metrics: metrics.clone(),
             server_address: SocketAddr::new(advertised, options.secure_port).to_string(),

@@ -18,7 +18,7 @@ pub mod health;
 pub mod metrics;
 pub mod negotiation;
 pub mod objects;
-mod openapi;
+pub mod openapi;
 pub mod options;
 pub mod paths;
 pub mod pipeline;

@@ -154,6 +154,20 @@ pub fn negotiate(headers: &HeaderMap, pretty: Option<&str>, offer: Offer) -> Res
     Err(not_acceptable())
 }
 
+/// The first of these media types, by the client's preference and then in the order given; no header takes the first.
+pub fn first_of<'t>(headers: &HeaderMap, offered: &[&'t str]) -> Option<&'t str> {
+    let ranges = accepts(headers);
+    if ranges.is_empty() {
+        return offered.first().copied();
+    }
+    let fits = |range: &MediaRange<'_>, media: &str| {
+        let (kind, sub) = media.split_once('/').unwrap_or((media, ""));
+        (range.kind == "*" || range.kind == kind) && (range.sub == "*" || range.sub == sub)
+    };
+    let wanted = ranges.iter().filter(|r| r.quality > 0.0);
+    wanted.flat_map(|range| offered.iter().find(|media| fits(range, media))).next().copied()
+}
+
 fn not_acceptable() -> StatusError {
     let message = "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml, \
                    application/vnd.kubernetes.protobuf, application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";

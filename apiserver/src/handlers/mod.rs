@@ -86,6 +86,8 @@ pub struct Api {
     pub connections: Connections,
     /// Documents by their path.
     pub documents: Vec<(&'static str, Document)>,
+    /// OpenAPI documents that were asked for.
+    pub openapi: crate::openapi::Documents,
     /// Checks.
     pub health: Health,
     /// Counters.
