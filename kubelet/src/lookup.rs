@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
+    node::v1::RuntimeClass,
 };
 use kube::{
     Api, Client, Resource,
@@ -182,16 +183,25 @@ impl Lookup {
         self.tokens.lock().iter().filter(|((pod, _, _), _)| pod == uid).map(|(_, t)| t.refresh_at).min()
     }
 
-    /// The volume bound to a claim of the pod's namespace.
-    pub async fn claimed_volume(&self, pod: &Pod, claim: &str) -> Result<PersistentVolume, LookupError> {
+    /// A claim of the pod's namespace, and the volume that is bound to it.
+    pub async fn claimed_volume(&self, pod: &Pod, claim: &str) -> Result<(PersistentVolumeClaim, PersistentVolume), LookupError> {
         let client = self.client()?;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), identity::namespace(pod));
         let found = claims.get(claim).await.map_err(|e| describe("persistentvolumeclaim", claim, e))?;
         let bound = found.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let name = found.spec.and_then(|s| s.volume_name).filter(|n| bound && !n.is_empty());
+        let name = found.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|n| bound && !n.is_empty());
         let name = name.ok_or_else(|| LookupError::Failed(format!("PVC {claim} is not bound")))?;
         let volumes: Api<PersistentVolume> = Api::all(client.clone());
-        volumes.get(&name).await.map_err(|e| describe("persistentvolume", &name, e))
+        let volume = volumes.get(&name).await.map_err(|e| describe("persistentvolume", &name, e))?;
+        Ok((found, volume))
+    }
+
+    /// What the runtime calls the class that a pod wants to be run by; empty for its default.
+    pub async fn runtime_handler(&self, pod: &Pod) -> Result<String, LookupError> {
+        let class = pod.spec.as_ref().and_then(|s| s.runtime_class_name.as_deref()).filter(|c| !c.is_empty());
+        let Some(class) = class else { return Ok(String::new()) };
+        let classes: Api<RuntimeClass> = Api::all(self.client()?.clone());
+        Ok(classes.get(class).await.map_err(|e| describe("RuntimeClass", class, e))?.handler)
     }
 }
 

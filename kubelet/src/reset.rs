@@ -72,7 +72,7 @@ mod tests {
     async fn two_sandboxes() -> Simulated {
         let runtime = Simulated::new(0, Clock::Wall, Behaviour::default());
         for _ in 0..2 {
-            runtime.run_sandbox(Default::default()).await.expect("simulated");
+            runtime.run_sandbox(Default::default(), "").await.expect("simulated");
         }
         runtime
     }

@@ -10,4 +10,5 @@ mod objects;
 mod pods;
 mod scheduling;
 mod termination;
+mod volumes;
 mod workloads;

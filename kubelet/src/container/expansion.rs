@@ -26,9 +26,33 @@ pub fn expand(input: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     out
 }
 
+/// The same where every name has to have a value, as in `subPathExpr`. The error names those that have none, as upstream does.
+pub fn expand_all(input: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let missing = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let expanded = expand(input, |name| {
+        let value = lookup(name).filter(|value| !value.is_empty());
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    let missing = missing.into_inner();
+    if missing.is_empty() {
+        return Ok(expanded);
+    }
+    Err(format!("missing value for {}", missing.into_iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::expand;
+    use super::{expand, expand_all};
+
+    #[test]
+    fn where_all_must_have_a_value_the_missing_are_named() {
+        let lookup = |name: &str| Some(if name == "A" { "1" } else { "" }.to_owned());
+        assert_eq!(expand_all("$(A)/x", lookup), Ok("1/x".into()));
+        assert_eq!(expand_all("$(C)/$(A)/$(B)", lookup), Err("missing value for \"B\", \"C\"".into()));
+    }
 
     #[test]
     fn references_are_replaced_and_escapes_undone() {

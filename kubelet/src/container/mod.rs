@@ -10,3 +10,4 @@ pub mod network;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+pub mod sysctl;

@@ -58,6 +58,28 @@ pub fn domain(pod: &Pod, node: &str, cluster_domain: &str) -> Option<String> {
     Some(format!("{}.{subdomain}.{}.svc.{cluster_domain}", hostname(pod, node), super::identity::namespace(pod)))
 }
 
+/// What the kernel of the sandbox calls it: the host name, or all of the domain with `setHostnameAsFQDN`.
+pub fn sandbox_hostname(pod: &Pod, node: &str, cluster_domain: &str) -> String {
+    let whole = pod.spec.as_ref().and_then(|s| s.set_hostname_as_fqdn) == Some(true);
+    domain(pod, node, cluster_domain).filter(|_| whole).unwrap_or_else(|| hostname(pod, node))
+}
+
+/// The longest name that the kernel takes (`HOST_NAME_MAX`).
+const MAX_FQDN: usize = 64;
+
+/// Refuses a pod whose kernel cannot be called what it asks for.
+pub fn verify_hostname(pod: &Pod, node: &str, cluster_domain: &str) -> Result<(), String> {
+    let name = sandbox_hostname(pod, node, cluster_domain);
+    let own = pod.spec.as_ref().and_then(|s| s.set_hostname_as_fqdn) == Some(true);
+    if own && name.len() > MAX_FQDN {
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {name} is too long ({MAX_FQDN} characters is the max, {} characters requested)",
+            name.len()
+        ));
+    }
+    Ok(())
+}
+
 /// The resolver configuration the sandbox gets, by `dnsPolicy` and `dnsConfig`. `None` leaves the choice to the runtime.
 pub fn dns(pod: &Pod, resolver: &Resolver) -> Option<DnsConfig> {
     let spec = pod.spec.as_ref()?;
@@ -186,6 +208,15 @@ mod tests {
         let own = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "options": [{"name": "ndots", "value": "2"}]}});
         let none = dns(&pod(own), &resolver()).expect("a pod with a spec");
         assert_eq!((none.servers, none.options), (vec!["1.1.1.1".to_owned()], vec!["ndots:2".to_owned()]));
+    }
+
+    #[test]
+    fn a_pod_may_be_called_by_its_whole_domain_if_the_kernel_can() {
+        let named = |subdomain: &str, whole: bool| pod(json!({"containers": [], "subdomain": subdomain, "setHostnameAsFQDN": whole}));
+        assert_eq!(sandbox_hostname(&named("s", false), "n", "x.y"), "p");
+        assert_eq!(sandbox_hostname(&named("s", true), "n", "x.y"), "p.s.ns.svc.x.y");
+        assert!(verify_hostname(&named(&"s".repeat(63), false), "n", "x.y").is_ok());
+        assert!(verify_hostname(&named(&"s".repeat(63), true), "n", "x.y").is_err_and(|e| e.contains("76 characters requested")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{
     identity,
     network::{self, Resolver},
-    resources, security,
+    resources, security, sysctl,
 };
 use k8s_cri::v1::{LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata};
 use k8s_openapi::api::core::v1::Pod;
@@ -27,10 +27,11 @@ pub fn sandbox_config(pod: &Pod, attempt: u32, context: &SandboxContext<'_>) -> 
     let host_network = spec.host_network == Some(true);
     let mut sysctls = std::collections::HashMap::new();
     for sysctl in spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten()) {
-        sysctls.insert(sysctl.name.clone(), sysctl.value.clone());
+        sysctls.insert(sysctl::normalized(&sysctl.name), sysctl.value.clone());
     }
     // On the node's network the runtime takes the node's host name; passing it would rename the node.
-    let hostname = if host_network { String::new() } else { network::hostname(pod, context.node) };
+    let hostname =
+        if host_network { String::new() } else { network::sandbox_hostname(pod, context.node, &context.resolver.cluster_domain) };
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata { name: name.into(), uid: uid.into(), namespace: namespace.into(), attempt }),
         hostname,

@@ -52,7 +52,12 @@ pub async fn create_sandbox(node: &Node, pod: &Pod, config: &PodSandboxConfig) -
     if node.places.is_some() {
         fs::create_dir_all(&config.log_directory).map_err(|e| runtime::RuntimeError::Failed(format!("making the log directory: {e}")))?;
     }
-    let made = node.runtime.run_sandbox(config.clone()).await;
+    let named = network::verify_hostname(pod, &node.facts.name, &node.resolver.cluster_domain);
+    let made = match node.lookup.runtime_handler(pod).await {
+        Ok(_) if named.is_err() => Err(runtime::RuntimeError::Failed(named.err().unwrap_or_default())),
+        Ok(handler) => node.runtime.run_sandbox(config.clone(), &handler).await,
+        Err(error) => Err(runtime::RuntimeError::Failed(format!("failed to get sandbox runtime: {error}"))),
+    };
     if let Err(error) = &made {
         node.events.warning(&About::pod(pod), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
     }

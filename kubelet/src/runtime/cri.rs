@@ -98,8 +98,8 @@ impl Runtime for Cri {
         response.status.ok_or_else(|| RuntimeError::Failed("the runtime answered without a status".into()))
     }
 
-    async fn run_sandbox(&self, config: api::PodSandboxConfig) -> Result<String> {
-        let request = api::RunPodSandboxRequest { config: Some(config), ..Default::default() };
+    async fn run_sandbox(&self, config: api::PodSandboxConfig, handler: &str) -> Result<String> {
+        let request = api::RunPodSandboxRequest { config: Some(config), runtime_handler: handler.into() };
         Ok(self.runtime.clone().run_pod_sandbox(timed(request, CALL * 2)).await?.into_inner().pod_sandbox_id)
     }
 

@@ -65,8 +65,8 @@ pub trait Runtime: Send + Sync {
     /// Whether runtime and network are ready.
     async fn status(&self) -> Result<api::RuntimeStatus>;
 
-    /// Makes and starts a sandbox; its network is up when this returns its id.
-    async fn run_sandbox(&self, config: api::PodSandboxConfig) -> Result<String>;
+    /// Makes and starts a sandbox; its network is up when this returns its id. `handler` is a RuntimeClass's, empty for the default.
+    async fn run_sandbox(&self, config: api::PodSandboxConfig, handler: &str) -> Result<String>;
     /// Kills all that is in the sandbox and takes its network away.
     async fn stop_sandbox(&self, id: &str) -> Result<()>;
     /// Removes a stopped sandbox and its containers.

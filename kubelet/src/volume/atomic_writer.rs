@@ -55,14 +55,21 @@ fn check(path: &str) -> io::Result<()> {
 
 fn place(dir: &Path, path: &str, file: &File, group: Option<u32>) -> io::Result<()> {
     let target = dir.join(path);
-    if let Some(parent) = target.parent().filter(|p| *p != dir) {
-        fs::create_dir_all(parent)?;
+    // Directories on the way are everybody's to pass, whatever the umask.
+    let mut made = dir.to_path_buf();
+    for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
+        made.push(part);
+        if !made.is_dir() {
+            fs::create_dir(&made)?;
+            fs::set_permissions(&made, fs::Permissions::from_mode(0o755))?;
+            chown(&made, None, group)?;
+        }
     }
     fs::write(&target, &file.data)?;
     // A group that is to read the files must be let in whatever their mode says.
-    let mode = if group.is_some() { file.mode | ((file.mode & 0o400) >> 3) } else { file.mode };
+    let mode = if group.is_some() { file.mode | 0o440 } else { file.mode };
     fs::set_permissions(&target, fs::Permissions::from_mode(mode))?;
-    chown(&target, None, group)
+    chown(&target, file.owner, group)
 }
 
 /// The first component of a path: what stands in the volume's root.
@@ -120,7 +127,7 @@ mod tests {
     use super::*;
 
     fn payload(pairs: &[(&str, &str)]) -> Payload {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), File { data: v.as_bytes().to_vec(), mode: 0o640 })).collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), File { data: v.as_bytes().to_vec(), mode: 0o640, owner: None })).collect()
     }
 
     #[test]

@@ -1,14 +1,34 @@
-//! `persistentVolumeClaim`: the claim's volume, where that is a path of this node (`hostPath`, `local`).
+//! `persistentVolumeClaim` and `ephemeral`: the claim's volume, where that is a path of this node (`hostPath`, `local`).
 //!
-//! Whether a volume is bound is the business of its controllers; here a claim without one is an error that is tried again.
+//! Whether a volume is bound is the business of its controllers; here a claim without one is an error that is tried again. An `ephemeral` volume's claim
+//! has the pod's and the volume's name, and must be the pod's own.
 
 use super::{Backing, Result, VolumeContext, VolumeError, VolumeType, host_path};
+use crate::container::identity;
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Volume;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
 use std::path::Path;
 
 /// See the module.
 pub struct Claim;
+
+/// The name of the volume's claim.
+fn claim_name(pod: &Pod, volume: &Volume) -> String {
+    match &volume.persistent_volume_claim {
+        Some(source) => source.claim_name.clone(),
+        None => format!("{}-{}", identity::name(pod), volume.name),
+    }
+}
+
+/// Refuses a claim that another made under the name of this pod's.
+fn verify_owner(pod: &Pod, claim: &PersistentVolumeClaim) -> Result<()> {
+    let owners = claim.metadata.owner_references.iter().flatten();
+    if owners.into_iter().any(|o| o.controller == Some(true) && Some(&o.uid) == pod.metadata.uid.as_ref()) {
+        return Ok(());
+    }
+    let (namespace, name) = (identity::namespace(pod), claim.metadata.name.as_deref().unwrap_or_default());
+    Err(VolumeError(format!("PVC {namespace}/{name} was not created for pod {namespace}/{} (pod is not owner)", identity::name(pod))))
+}
 
 #[async_trait]
 impl VolumeType for Claim {
@@ -17,21 +37,45 @@ impl VolumeType for Claim {
     }
 
     fn takes(&self, volume: &Volume) -> bool {
-        volume.persistent_volume_claim.is_some()
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
     }
 
     async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
-        let name = volume.persistent_volume_claim.as_ref().map_or("", |c| c.claim_name.as_str());
-        let persistent = context.lookup.claimed_volume(context.pod, name).await.map_err(|e| VolumeError(e.to_string()))?;
+        let name = claim_name(context.pod, volume);
+        let (claim, persistent) = context.lookup.claimed_volume(context.pod, &name).await.map_err(|e| VolumeError(e.to_string()))?;
+        if volume.ephemeral.is_some() {
+            verify_owner(context.pod, &claim)?;
+        }
+        let read_only = volume.persistent_volume_claim.as_ref().and_then(|c| c.read_only) == Some(true);
         let spec = persistent.spec.unwrap_or_default();
         if let Some(source) = spec.host_path {
             host_path::ensure(Path::new(&source.path), source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
-            return Ok(Backing::Path(source.path.into()));
+            return Ok(Backing::Path { path: source.path.into(), read_only, owned: false });
         }
         if let Some(source) = spec.local {
             host_path::ensure(Path::new(&source.path), "Directory")?;
-            return Ok(Backing::Path(source.path.into()));
+            return Ok(Backing::Path { path: source.path.into(), read_only, owned: true });
         }
         Err(VolumeError(format!("no volume plugin matched for the volume of claim {name:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_ephemeral_volumes_claim_is_the_pods_own() {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}})).expect("a pod");
+        let volume = Volume { name: "v".into(), ephemeral: Some(Default::default()), ..Default::default() };
+        assert_eq!(claim_name(&pod, &volume), "p-v");
+        let claim = |uid: &str| -> PersistentVolumeClaim {
+            let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true});
+            serde_json::from_value(json!({"metadata": {"name": "p-v", "ownerReferences": [owner]}})).expect("a claim")
+        };
+        assert!(verify_owner(&pod, &claim("u")).is_ok());
+        let error = verify_owner(&pod, &claim("other")).expect_err("another's");
+        assert_eq!(error.0, "PVC ns/p-v was not created for pod ns/p (pod is not owner)");
     }
 }

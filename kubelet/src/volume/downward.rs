@@ -40,7 +40,7 @@ pub fn files(context: &VolumeContext<'_>, items: &[DownwardAPIVolumeFile], defau
         } else {
             return Err(VolumeError(format!("downward API item {:?} names neither a field nor a resource", item.path)));
         };
-        out.insert(item.path.clone(), File { data: text.into_bytes(), mode: mode(item.mode, default_mode) });
+        out.insert(item.path.clone(), File { data: text.into_bytes(), mode: mode(item.mode, default_mode), owner: None });
     }
     Ok(out)
 }

@@ -25,7 +25,7 @@ impl VolumeType for HostPath {
     async fn backing(&self, volume: &Volume, _: &VolumeContext<'_>) -> Result<Backing> {
         let source = volume.host_path.clone().unwrap_or_default();
         ensure(Path::new(&source.path), source.type_.as_deref().unwrap_or_default())?;
-        Ok(Backing::Path(source.path.into()))
+        Ok(Backing::Path { path: source.path.into(), read_only: false, owned: false })
     }
 }
 

@@ -32,12 +32,14 @@ pub fn mode(value: Option<i32>, default: u32) -> u32 {
 /// optional. `kind` is the word the error uses.
 pub fn files(keys: &Keys, items: Option<&[KeyToPath]>, default_mode: u32, optional: bool, kind: &str) -> Result<Payload> {
     let Some(items) = items.filter(|i| !i.is_empty()) else {
-        return Ok(keys.iter().map(|(k, v)| (k.clone(), File { data: v.clone(), mode: default_mode })).collect());
+        return Ok(keys.iter().map(|(k, v)| (k.clone(), File { data: v.clone(), mode: default_mode, owner: None })).collect());
     };
     let mut out = Payload::new();
     for item in items {
         match keys.get(&item.key) {
-            Some(data) => drop(out.insert(item.path.clone(), File { data: data.clone(), mode: mode(item.mode, default_mode) })),
+            Some(data) => {
+                drop(out.insert(item.path.clone(), File { data: data.clone(), mode: mode(item.mode, default_mode), owner: None }))
+            }
             None if optional => {}
             None => return Err(VolumeError(format!("references non-existent {kind} key: {}", item.key))),
         }
@@ -133,7 +135,7 @@ mod tests {
         assert_eq!(all.keys().collect::<Vec<_>>(), ["a", "b"]);
         let item = |key: &str, mode| KeyToPath { key: key.into(), path: format!("d/{key}"), mode };
         let one = files(&keys, Some(&[item("a", Some(0o400))]), 0o644, false, "config").expect("a is there");
-        assert_eq!(one, Payload::from([("d/a".to_owned(), File { data: b"1".to_vec(), mode: 0o400 })]));
+        assert_eq!(one, Payload::from([("d/a".to_owned(), File { data: b"1".to_vec(), mode: 0o400, owner: None })]));
         let error = files(&keys, Some(&[item("c", None)]), 0o644, false, "config").expect_err("c is not");
         assert_eq!(error.0, "references non-existent config key: c");
         assert!(files(&keys, Some(&[item("c", None)]), 0o644, true, "config").expect("optional").is_empty());

@@ -1,8 +1,8 @@
 //! Volumes: one trait, one table of types, and the code that sets a pod's volumes up before its containers start, keeps their content
 //! current while they run, and takes them down after.
 //!
-//! A volume lives in `ROOT/pods/UID/volumes/kubernetes.io~TYPE/NAME`, as upstream lays it out. What holds secrets is a tmpfs. Left out:
-//! CSI, iSCSI, NFS and the other network types, and claims of any volume that is no `hostPath` or `local`.
+//! A volume lives in `ROOT/pods/UID/volumes/kubernetes.io~TYPE/NAME`, as upstream lays it out. What holds secrets is a tmpfs, and what
+//! the kubelet writes is read-only to containers. Left out: images as volumes, recursive read-only mounts, CSI, iSCSI, NFS and the other network types, and claims of any volume that is no `hostPath` or `local`.
 
 pub mod atomic_writer;
 pub mod claim;
@@ -10,8 +10,10 @@ pub mod downward;
 pub mod host_path;
 pub mod keys;
 pub mod memory;
+pub mod ownership;
 pub mod projected;
 pub mod setup;
+pub mod sub_path;
 
 use crate::{lookup::Lookup, node::NodeFacts};
 use async_trait::async_trait;
@@ -25,6 +27,8 @@ pub struct File {
     pub data: Vec<u8>,
     /// Mode bits, as `0o644`.
     pub mode: u32,
+    /// Whose it is, where it is not root's: a token belongs to whoever runs in the pod.
+    pub owner: Option<u32>,
 }
 
 /// The files of a volume by their path below it.
@@ -65,7 +69,14 @@ pub struct VolumeContext<'a> {
 /// What a volume is on the node.
 pub enum Backing {
     /// A path that exists already and stays: `hostPath`.
-    Path(PathBuf),
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// No container may write there.
+        read_only: bool,
+        /// Whether what is in it is handed to the pod's `fsGroup`.
+        owned: bool,
+    },
     /// An empty directory of the pod, on disk or in memory (with a size in bytes, 0 for the kernel's default).
     Empty {
         /// In memory.

@@ -1,7 +1,11 @@
 //! Setting up and taking down the volumes of a pod, and what its containers mount of them.
 
-use super::{Backing, Result, TYPES, VolumeContext, VolumeError, atomic_writer};
-use crate::container::{config, expansion::expand, identity};
+use super::{
+    Backing, Result, TYPES, VolumeContext, VolumeError, atomic_writer,
+    ownership::{self, own, own_tree},
+    sub_path,
+};
+use crate::container::{config, identity};
 use jiff::Timestamp;
 use k8s_cri::v1::Mount;
 use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
@@ -9,12 +13,21 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-/// Where on the node each volume of a pod is, by its name in the pod.
-pub type Paths = BTreeMap<String, PathBuf>;
+/// Where on the node a volume is.
+#[derive(Clone, Debug)]
+pub struct Mounted {
+    /// The path.
+    pub path: PathBuf,
+    /// No container may write there, whatever its mount says.
+    pub read_only: bool,
+}
+
+/// The volumes of a pod by their names in it.
+pub type Paths = BTreeMap<String, Mounted>;
 
 /// The directory of a pod below the kubelet's root.
 pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
@@ -32,7 +45,7 @@ pub async fn set_up(root: &Path, context: &VolumeContext<'_>) -> std::result::Re
     Ok(paths)
 }
 
-async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -> Result<PathBuf> {
+async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -> Result<Mounted> {
     let kind = TYPES.iter().find(|t| t.takes(volume));
     let Some(kind) = kind else {
         // Kubernetes without a source means an empty directory.
@@ -40,10 +53,15 @@ async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -
     };
     let backing = kind.backing(volume, context).await?;
     let dir = pod_dir(root, identity::uid(context.pod)).join("volumes").join(format!("kubernetes.io~{}", kind.name())).join(&volume.name);
-    let group = context.pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).and_then(|s| s.fs_group);
-    let group = group.and_then(|g| u32::try_from(g).ok());
+    let group = ownership::group(context.pod);
+    let mut read_only = false;
     match backing {
-        Backing::Path(path) => return Ok(path),
+        Backing::Path { path, read_only, owned } => {
+            if owned && !read_only {
+                own_tree(&path, context.pod)?;
+            }
+            return Ok(Mounted { path, read_only });
+        }
         Backing::Empty { memory, size } => {
             let fresh = prepare(&dir, memory, size)?;
             if fresh {
@@ -59,17 +77,10 @@ async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -
             }
             let stamp = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string();
             atomic_writer::write(&dir, &files, &stamp, group)?;
+            read_only = true;
         }
     }
-    Ok(dir)
-}
-
-/// Hands a directory to the pod's group: what is made in it belongs to the group too.
-fn own(dir: &Path, group: Option<u32>) -> io::Result<()> {
-    let Some(group) = group else { return Ok(()) };
-    chown(dir, None, Some(group))?;
-    let mode = fs::metadata(dir)?.permissions().mode();
-    fs::set_permissions(dir, fs::Permissions::from_mode(mode | 0o2070))
+    Ok(Mounted { path: dir, read_only })
 }
 
 /// Makes the directory, with a tmpfs on it where it is to be in memory. Answers whether it is new.
@@ -119,51 +130,22 @@ fn unescape(field: &str) -> PathBuf {
 
 /// The mounts of a container's volumes. `env` is its environment, for `subPathExpr`.
 pub fn mounts(container: &Container, paths: &Paths, env: &[(String, String)]) -> Result<Vec<Mount>> {
-    container.volume_mounts.iter().flatten().map(|mount| one_mount(mount, paths, env)).collect()
+    container.volume_mounts.iter().flatten().map(|mount| one_mount(container, mount, paths, env)).collect()
 }
 
-fn one_mount(mount: &VolumeMount, paths: &Paths, env: &[(String, String)]) -> Result<Mount> {
+fn one_mount(container: &Container, mount: &VolumeMount, paths: &Paths, env: &[(String, String)]) -> Result<Mount> {
     let volume = paths.get(&mount.name).ok_or_else(|| VolumeError(format!("volume {:?} is not set up", mount.name)))?;
-    let sub = match (mount.sub_path_expr.as_deref(), mount.sub_path.as_deref()) {
-        (Some(expression), _) if !expression.is_empty() => {
-            let lookup = |name: &str| env.iter().rev().find(|(k, _)| k == name).map(|(_, v)| v.clone());
-            expand(expression, lookup)
-        }
-        (_, Some(path)) => path.to_owned(),
-        _ => String::new(),
+    let host_path = match sub_path::wanted(mount, env)? {
+        None => volume.path.clone(),
+        Some(sub) => sub_path::resolve(&volume.path, &sub, &mount.name, &container.name)?,
     };
-    let host_path = if sub.is_empty() { volume.clone() } else { below(volume, &sub)? };
     Ok(Mount {
         container_path: if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) },
         host_path: host_path.to_string_lossy().into_owned(),
-        readonly: mount.read_only == Some(true),
+        readonly: volume.read_only || mount.read_only == Some(true),
         propagation: config::propagation(mount),
         ..Default::default()
     })
-}
-
-/// A path in a volume, made as a directory if it is not there. It is resolved to the end and must stay in the volume, so that a symlink
-/// that a container left there leads nowhere else.
-fn below(volume: &Path, sub: &str) -> Result<PathBuf> {
-    let wrong = |why: &str| VolumeError(format!("failed to prepare subPath {sub:?}: {why}"));
-    if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
-        return Err(wrong("it must be a relative path without '..'"));
-    }
-    let root = fs::canonicalize(volume)?;
-    let path = root.join(sub);
-    if !path.exists() {
-        fs::create_dir_all(&path)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        let group = fs::metadata(&root)?;
-        if group.mode() & 0o2000 != 0 {
-            own(&path, Some(group.gid()))?;
-        }
-    }
-    let resolved = fs::canonicalize(&path)?;
-    if !resolved.starts_with(&root) {
-        return Err(wrong("it leads out of its volume"));
-    }
-    Ok(resolved)
 }
 
 /// A file that the kubelet makes for a container: its path on the node and where it is mounted.
@@ -181,25 +163,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sub_paths_are_made_and_stay_inside() {
-        let root = tempfile::tempdir().expect("a directory");
-        let volume = root.path().join("v");
-        fs::create_dir(&volume).expect("made");
-        assert_eq!(below(&volume, "a/b").expect("made"), fs::canonicalize(volume.join("a/b")).expect("it exists"));
-        std::os::unix::fs::symlink("/etc", volume.join("out")).expect("a link");
-        for sub in ["out", "../x", "/etc", "out/passwd"] {
-            assert!(below(&volume, sub).is_err(), "{sub}");
-        }
-    }
-
-    #[test]
-    fn expressions_in_sub_paths_see_the_environment() {
-        let root = tempfile::tempdir().expect("a directory");
-        let mount =
-            VolumeMount { name: "v".into(), mount_path: "data".into(), sub_path_expr: Some("$(POD)/x".into()), ..Default::default() };
-        let paths = Paths::from([("v".to_owned(), root.path().to_path_buf())]);
-        let got = one_mount(&mount, &paths, &[("POD".into(), "p".into())]).expect("a mount");
-        assert!(got.host_path.ends_with("/p/x"), "{}", got.host_path);
-        assert_eq!(got.container_path, "/data");
+    fn mounts_are_absolute_and_as_writable_as_their_volume() {
+        let paths = Paths::from([("v".to_owned(), Mounted { path: "/host/v".into(), read_only: true })]);
+        let mount = VolumeMount { name: "v".into(), mount_path: "data".into(), ..Default::default() };
+        let got = one_mount(&Container::default(), &mount, &paths, &[]).expect("a mount");
+        assert_eq!((got.container_path.as_str(), got.host_path.as_str(), got.readonly), ("/data", "/host/v", true));
     }
 }

@@ -35,7 +35,7 @@ impl Runtime for Simulated {
         Ok(api::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] })
     }
 
-    async fn run_sandbox(&self, config: api::PodSandboxConfig) -> Result<String> {
+    async fn run_sandbox(&self, config: api::PodSandboxConfig, _handler: &str) -> Result<String> {
         self.tell(|| format!("sandbox {}", config.metadata.as_ref().map_or("", |m| m.name.as_str())));
         self.enter(Call::RunSandbox, self.0.behaviour.sandbox).await?;
         let (n, id, created_at) = self.id();
