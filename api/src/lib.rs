@@ -18,6 +18,7 @@ pub mod patch;
 pub mod printer;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod resource;
 pub mod resources;
 pub mod schema;

@@ -13,8 +13,10 @@ pub mod claim;
 pub mod controller;
 pub mod controllers;
 pub mod discovery;
+pub mod endpoint_slices;
 pub mod ops;
 pub mod pods;
 pub mod run;
+pub mod services;
 
 pub use run::{Options, run};

@@ -5,8 +5,10 @@ use apiserver::assembly::{Running, Server};
 use client::connection::from_config;
 use controller_manager::controller::Settings;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
-use kube::api::{DeleteParams, ListParams, PostParams, PropagationPolicy};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::config::{AuthInfo, Config};
 use kube::{Api, Client};
 use serde_json::json;
@@ -154,5 +156,82 @@ async fn a_namespace_has_what_pods_need_and_takes_everything_with_it() -> Result
     namespaces.delete("x", &DeleteParams::default()).await?;
     until("the namespace gone", async || Ok(namespaces.get_opt("x").await?.and_then(|namespace| namespace.status)), Option::is_none)
         .await?;
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_lists_its_pods_and_a_mirror_those_of_others() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let post = PostParams::default();
+    let (services, pods, slices) =
+        (cluster.api::<Service>("default"), cluster.api::<Pod>("default"), cluster.api::<EndpointSlice>("default"));
+    until("the account", async || Ok(cluster.api::<ServiceAccount>("default").get_opt("default").await?), Option::is_some).await?;
+    Api::<Node>::all(cluster.client.clone()).create(&post, &serde_json::from_value(json!({"metadata": {"name": "n"}}))?).await?;
+    let service = json!({"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    services.create(&post, &serde_json::from_value(service)?).await?;
+    let container = json!({"name": "c", "image": "nginx", "ports": [{"name": "http", "containerPort": 8080}]});
+    let pod = json!({"metadata": {"name": "p", "labels": {"app": "web"}}, "spec": {"nodeName": "n", "containers": [container]}});
+    pods.create(&post, &serde_json::from_value(pod)?).await?;
+    let ready = |status: &str| {
+        let conditions = json!([{"type": "Ready", "status": status}]);
+        json!({"status": {"phase": "Running", "podIP": "10.1.0.7", "podIPs": [{"ip": "10.1.0.7"}], "conditions": conditions}})
+    };
+    let of = |name: &str| ListParams::default().labels(&format!("kubernetes.io/service-name={name}"));
+    // (address, ready) of every endpoint, and the port.
+    let shown = async |name: &str| {
+        let mut shown = Vec::new();
+        for slice in slices.list(&of(name)).await?.items {
+            let port = slice.ports.iter().flatten().next().and_then(|port| port.port);
+            for endpoint in slice.endpoints.into_iter().flatten() {
+                shown.push((endpoint.addresses.join(","), endpoint.conditions.and_then(|conditions| conditions.ready), port));
+            }
+        }
+        Ok(shown)
+    };
+    for status in ["False", "True", "False", "True"] {
+        pods.patch_status("p", &PatchParams::default(), &Patch::Merge(ready(status))).await?;
+        let expected = [("10.1.0.7".to_owned(), Some(status == "True"), Some(8080))];
+        until(status, async || shown("web").await, |shown| *shown == expected).await?;
+    }
+    let endpoints = cluster.api::<Endpoints>("default");
+    until(
+        "endpoints",
+        async || Ok(endpoints.get_opt("web").await?.and_then(|endpoints| endpoints.subsets)),
+        |subsets| {
+            subsets.as_ref().is_some_and(|subsets| {
+                subsets.len() == 1 && subsets[0].addresses.iter().flatten().map(|address| address.ip.as_str()).eq(["10.1.0.7"])
+            })
+        },
+    )
+    .await?;
+
+    let service = json!({"metadata": {"name": "outside"}, "spec": {"ports": [{"port": 80}]}});
+    services.create(&post, &serde_json::from_value(service)?).await?;
+    let outside = json!({"metadata": {"name": "outside"}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 81}]}]});
+    endpoints.create(&post, &serde_json::from_value(outside)?).await?;
+    until("a mirror", async || shown("outside").await, |shown| *shown == [("192.0.2.1".to_owned(), Some(true), Some(81))]).await?;
+
+    for name in ["web", "outside"] {
+        services.delete(name, &DeleteParams::default()).await?;
+        let left = async || Ok((slices.list(&of(name)).await?.items.len(), endpoints.get_opt(name).await?.is_some()));
+        until("nothing left", left, |left| *left == (0, false)).await?;
+    }
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn view_edit_and_admin_are_the_sums_they_promise() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let roles: Api<ClusterRole> = Api::all(cluster.client.clone());
+    let rules = async |name: &str| Ok(roles.get_opt(name).await?.and_then(|role| role.rules).map_or(0, |rules| rules.len()));
+    let view = until("view", async || rules("view").await, |rules| *rules > 0).await?;
+    let edit = until("edit", async || rules("edit").await, |rules| *rules > view).await?;
+    until("admin", async || rules("admin").await, |rules| *rules > edit).await?;
+    let more = json!({
+        "metadata": {"name": "more", "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}},
+        "rules": [{"apiGroups": ["example.com"], "resources": ["widgets"], "verbs": ["get"]}]});
+    roles.create(&PostParams::default(), &serde_json::from_value(more)?).await?;
+    until("one rule more", async || rules("view").await, |rules| *rules == view + 1).await?;
+    until("all the way up", async || rules("admin").await, |rules| *rules > edit + 1).await?;
     cluster.stop().await
 }

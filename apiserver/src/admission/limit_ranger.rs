@@ -3,10 +3,15 @@
 
 use super::{Admission, Operation, Request, ready};
 use crate::objects::{Collection, Objects, decoded_list};
-use api::{Object, quantity::Quantity, status::Result};
+use api::{
+    Object,
+    quantity::Quantity,
+    quota::{of_container, of_pod},
+    status::Result,
+};
 use futures::future::BoxFuture;
 use k8s_openapi::{
-    api::core::v1::{Container, LimitRange, LimitRangeItem, PersistentVolumeClaim, Pod, PodSpec},
+    api::core::v1::{Container, LimitRange, LimitRangeItem, PersistentVolumeClaim, Pod},
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -116,34 +121,6 @@ fn violations(item: &LimitRangeItem, requests: &Resources, limits: &Resources) -
         }
     }
     found
-}
-
-fn of_container(container: &Container) -> (Resources, Resources) {
-    let resources = container.resources.clone().unwrap_or_default();
-    (resources.requests.unwrap_or_default(), resources.limits.unwrap_or_default())
-}
-
-/// A pod's own requests and limits: the sum over its containers, or the largest init container where that is more.
-pub(super) fn of_pod(spec: &PodSpec) -> (Resources, Resources) {
-    fn total(spec: &PodSpec, of: fn(&Container) -> Resources) -> Resources {
-        let mut sums: BTreeMap<String, Quantity> = BTreeMap::new();
-        let initial = spec.init_containers.as_deref().unwrap_or_default();
-        let sidecars = initial.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-        for (name, quantity) in spec.containers.iter().chain(sidecars).flat_map(of) {
-            if let Ok(quantity) = Quantity::of(&quantity) {
-                let sum = sums.entry(name).or_insert_with(|| Quantity::new(0, quantity.format()));
-                *sum += quantity;
-            }
-        }
-        for (name, quantity) in initial.iter().filter(|c| c.restart_policy.is_none()).flat_map(of) {
-            if let Ok(quantity) = Quantity::of(&quantity) {
-                let sum = sums.entry(name).or_insert(quantity);
-                *sum = (*sum).max(quantity);
-            }
-        }
-        sums.into_iter().map(|(name, quantity)| (name, quantity.into())).collect()
-    }
-    (total(spec, |c| of_container(c).0), total(spec, |c| of_container(c).1))
 }
 
 fn check_pod(pod: &Pod, ranges: &[LimitRange]) -> Vec<String> {

@@ -4,12 +4,17 @@
 //! The count is kept in the quota's status, written with compare-and-swap, so that two servers together stay within it. Deletions and writes that fail
 //! after this are settled by the quota controller, as upstream.
 
-use super::{Admission, Operation, Request, limit_ranger::of_pod, ready};
+use super::{Admission, Operation, Request, ready};
 use crate::objects::{Collection, Objects, decoded_list};
-use api::{Object, quantity::Quantity, status::Result};
+use api::{
+    Object,
+    quantity::Quantity,
+    quota::{self, Usage},
+    status::Result,
+};
 use futures::future::BoxFuture;
 use k8s_openapi::{
-    api::core::v1::{PersistentVolumeClaim, Pod, PodSpec, ResourceQuota, Service},
+    api::core::v1::{Pod, ResourceQuota},
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 use std::{
@@ -17,9 +22,6 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
-
-/// Amounts by quota name: `pods`, `requests.cpu`, `count/jobs.batch`.
-type Usage = BTreeMap<String, Quantity>;
 
 const QUOTAS: Collection = Collection::core("resourcequotas");
 /// How often a quota that changed meanwhile is tried again (upstream's).
@@ -64,7 +66,7 @@ impl ResourceQuotas {
     async fn charge_once(&self, request: &Request<'_>, object: &dyn Object, usage: &Usage) -> Result<()> {
         let quotas: Vec<ResourceQuota> = decoded_list(&*self.objects, QUOTAS, request.namespace);
         let mut charged = Vec::new();
-        for quota in quotas.into_iter().filter(|q| in_scope(q, object)) {
+        for quota in quotas.into_iter().filter(|q| quota::in_scope(q, object.downcast_ref())) {
             match judge(&quota, object, usage) {
                 Ok(None) => {}
                 Ok(Some(used)) => charged.push((quota, used)),
@@ -83,95 +85,18 @@ impl ResourceQuotas {
     }
 }
 
-fn one() -> Quantity {
-    Quantity::from_units(1)
-}
-
-fn add(usage: &mut Usage, name: impl Into<String>, quantity: Quantity) {
-    let sum = usage.entry(name.into()).or_insert_with(|| Quantity::new(0, quantity.format()));
-    *sum += quantity;
-}
-
-/// A pod that has ended takes no room any more.
-fn ended(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
-}
-
-fn pod_usage(pod: &Pod) -> Usage {
-    let mut usage = Usage::from([("count/pods".to_owned(), one())]);
-    if ended(pod) {
-        return usage;
-    }
-    add(&mut usage, "pods", one());
-    let (requests, limits) = pod.spec.as_ref().map(of_pod).unwrap_or_default();
-    for (name, quantity) in &requests {
-        let Ok(quantity) = Quantity::of(quantity) else { continue };
-        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
-            add(&mut usage, name.clone(), quantity);
-        }
-        add(&mut usage, format!("requests.{name}"), quantity);
-    }
-    for (name, quantity) in &limits {
-        if let (true, Ok(quantity)) = (matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage"), Quantity::of(quantity)) {
-            add(&mut usage, format!("limits.{name}"), quantity);
-        }
-    }
-    usage
-}
-
-fn claim_usage(claim: &PersistentVolumeClaim) -> Usage {
-    let mut usage = Usage::from([("count/persistentvolumeclaims".to_owned(), one()), ("persistentvolumeclaims".to_owned(), one())]);
-    let spec = claim.spec.as_ref();
-    let class = spec.and_then(|s| s.storage_class_name.as_deref()).filter(|c| !c.is_empty());
-    if let Some(class) = class {
-        add(&mut usage, format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one());
-    }
-    let requested = spec.and_then(|s| s.resources.as_ref()?.requests.as_ref()?.get("storage")).and_then(|q| Quantity::of(q).ok());
-    if let Some(requested) = requested {
-        add(&mut usage, "requests.storage", requested);
-        if let Some(class) = class {
-            add(&mut usage, format!("{class}.storageclass.storage.k8s.io/requests.storage"), requested);
-        }
-    }
-    usage
-}
-
-fn service_usage(service: &Service) -> Usage {
-    let mut usage = Usage::from([("count/services".to_owned(), one()), ("services".to_owned(), one())]);
-    let spec = service.spec.as_ref();
-    let ports = spec.and_then(|s| s.ports.as_ref()).map_or(0, Vec::len);
-    let kind = spec.and_then(|s| s.type_.as_deref()).unwrap_or_default();
-    let node_ports =
-        kind == "NodePort" || (kind == "LoadBalancer" && spec.and_then(|s| s.allocate_load_balancer_node_ports) != Some(false));
-    if node_ports {
-        add(&mut usage, "services.nodeports", Quantity::from_units(i64::try_from(ports).unwrap_or(i64::MAX)));
-    }
-    if kind == "LoadBalancer" {
-        add(&mut usage, "services.loadbalancers", one());
-    }
-    usage
-}
-
-/// Kinds that can also be counted under their bare name.
-const BARE: [&str; 4] = ["configmaps", "replicationcontrollers", "resourcequotas", "secrets"];
-
 /// What an object counts for.
 fn usage_of(request: &Request<'_>, object: &dyn Object) -> Usage {
     if let Some(pod) = object.downcast_ref() {
-        return pod_usage(pod);
+        return quota::pod_usage(pod);
     }
     if let Some(claim) = object.downcast_ref() {
-        return claim_usage(claim);
+        return quota::claim_usage(claim);
     }
     if let Some(service) = object.downcast_ref() {
-        return service_usage(service);
+        return quota::service_usage(service);
     }
-    let plural = request.resource.plural.as_ref();
-    let mut usage = Usage::from([(format!("count/{}", request.resource.qualified()), one())]);
-    if request.resource.group.is_empty() && BARE.contains(&plural) {
-        add(&mut usage, plural, one());
-    }
-    usage
+    quota::object_usage(&request.resource.group, &request.resource.plural)
 }
 
 /// What the write adds: all of a new object, the growth of one that changes. Only pods, claims and services count for more than one.
@@ -187,62 +112,6 @@ fn delta(request: &Request<'_>, object: &dyn Object) -> Usage {
         (more.sign() > 0).then_some((name, more))
     });
     grown.collect()
-}
-
-fn best_effort(spec: &PodSpec) -> bool {
-    let (requests, limits) = of_pod(spec);
-    let counts = |name: &String| name == "cpu" || name == "memory";
-    !requests.keys().chain(limits.keys()).any(counts)
-}
-
-fn scope_holds(scope: &str, operator: &str, values: &[String], pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    match scope {
-        "Terminating" => spec.active_deadline_seconds.is_some_and(|s| s >= 0),
-        "NotTerminating" => spec.active_deadline_seconds.is_none(),
-        "BestEffort" => best_effort(spec),
-        "NotBestEffort" => !best_effort(spec),
-        "CrossNamespacePodAffinity" => crosses_namespaces(spec),
-        "PriorityClass" => {
-            let class = spec.priority_class_name.clone().unwrap_or_default();
-            match operator {
-                "In" => values.contains(&class),
-                "NotIn" => !values.contains(&class),
-                "DoesNotExist" => class.is_empty(),
-                _ => !class.is_empty(),
-            }
-        }
-        _ => false,
-    }
-}
-
-fn crosses_namespaces(spec: &PodSpec) -> bool {
-    let value = serde_json::to_value(&spec.affinity).unwrap_or_default();
-    let kinds = ["podAffinity", "podAntiAffinity"].iter().map(|k| &value[*k]);
-    kinds
-        .flat_map(|k| {
-            let required = k["requiredDuringSchedulingIgnoredDuringExecution"].as_array().into_iter().flatten();
-            let preferred =
-                k["preferredDuringSchedulingIgnoredDuringExecution"].as_array().into_iter().flatten().map(|t| &t["podAffinityTerm"]);
-            required.chain(preferred)
-        })
-        .any(|term| {
-            term["namespaces"].as_array().is_some_and(|n| !n.is_empty()) || term.get("namespaceSelector").is_some_and(|s| !s.is_null())
-        })
-}
-
-/// Whether the quota is about the object: a quota with scopes counts pods only.
-fn in_scope(quota: &ResourceQuota, object: &dyn Object) -> bool {
-    let Some(spec) = &quota.spec else { return false };
-    let plain = spec.scopes.iter().flatten().map(|s| (s.as_str(), "Exists", &[][..]));
-    let selected = spec.scope_selector.iter().flat_map(|s| s.match_expressions.iter().flatten());
-    let mut all =
-        plain.chain(selected.map(|e| (e.scope_name.as_str(), e.operator.as_str(), e.values.as_deref().unwrap_or_default()))).peekable();
-    if all.peek().is_none() {
-        return true;
-    }
-    let Some(pod) = object.downcast_ref::<Pod>() else { return false };
-    all.all(|(scope, operator, values)| scope_holds(scope, operator, values, pod))
 }
 
 /// Resources that every container has to declare where a quota bounds them.

@@ -1,11 +1,16 @@
 //! The controllers, one per file, and the one table of them.
 
+pub mod cluster_role_aggregation;
 pub mod deployment;
+pub mod endpoint_slice;
+pub mod endpoint_slice_mirroring;
+pub mod endpoints;
 pub mod garbage_collector;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_garbage_collector;
 pub mod replicas;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
@@ -77,6 +82,36 @@ pub const TABLE: &[Row] = &[
         component: "deployment-controller",
         account: Some("deployment-controller"),
         make: |context| Some(Arc::new(deployment::DeploymentController::new(context))),
+    },
+    Row {
+        name: "endpoints-controller",
+        component: "endpoint-controller",
+        account: Some("endpoint-controller"),
+        make: |context| Some(Arc::new(endpoints::EndpointsController::new(context))),
+    },
+    Row {
+        name: "endpointslice-controller",
+        component: "endpoint-slice-controller",
+        account: Some("endpointslice-controller"),
+        make: |context| Some(Arc::new(endpoint_slice::EndpointSliceController::new(context))),
+    },
+    Row {
+        name: "endpointslice-mirroring-controller",
+        component: "endpoint-slice-mirroring-controller",
+        account: Some("endpointslicemirroring-controller"),
+        make: |context| Some(Arc::new(endpoint_slice_mirroring::MirroringController::new(context))),
+    },
+    Row {
+        name: "clusterrole-aggregation-controller",
+        component: "clusterrole-aggregation-controller",
+        account: Some("clusterrole-aggregation-controller"),
+        make: |context| Some(Arc::new(cluster_role_aggregation::ClusterRoleAggregation::new(context))),
+    },
+    Row {
+        name: "resourcequota-controller",
+        component: "resourcequota-controller",
+        account: Some("resourcequota-controller"),
+        make: |context| Some(Arc::new(resource_quota::ResourceQuotaController::new(context))),
     },
     Row {
         name: "node-lifecycle-controller",
