@@ -1,5 +1,5 @@
 # What up, down, status and images agree on: where things are, what they are called, and how a process is started and found again.
-# Sourced, never run. Every name that reaches beyond deploy/run (link, cgroup) carries an id of the state directory, so that two clusters do not meet.
+# Sourced, never run. Every name that reaches beyond deploy/run (link, cgroup, table of packet rules) carries an id of the state directory, so that two clusters do not meet.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
@@ -16,10 +16,15 @@ registry_port=${SKIFF_REGISTRY_PORT:-6580}
 # Health and metrics of scheduler and controller-manager: upstream's ports, or ones beside another cluster's.
 scheduler_port=$([ "$port" = 6443 ] && echo 10259 || echo $((port + 300)))
 controller_manager_port=$([ "$port" = 6443 ] && echo 10257 || echo $((port + 400)))
+proxy_health_port=$([ "$port" = 6443 ] && echo 10256 || echo $((port + 500)))
+proxy_metrics_port=$([ "$port" = 6443 ] && echo 10249 || echo $((port + 600)))
 pod_cidr=${SKIFF_POD_CIDR:-10.244.0.0/24}
 service_cidr=${SKIFF_SERVICE_CIDR:-10.96.0.0/16}
 
 bridge=skiff$id
+proxy_table=kube-proxy-$id
+# The node's address on the pods' bridge: what pods reach this machine by, whatever network it is on.
+gateway=${pod_cidr%.*}.1
 cgroup_root=/skiff-$id
 pause_image=localhost/skiff/pause:1
 server=https://127.0.0.1:$port

@@ -41,6 +41,7 @@ impl Cluster {
             set("SKIFF_KUBELET_PORT", (16540 + slot).to_string()),
             set("SKIFF_REGISTRY_PORT", (16640 + slot).to_string()),
             set("SKIFF_POD_CIDR", format!("10.24{slot}.77.0/24")),
+            set("SKIFF_SERVICE_CIDR", format!("10.20{slot}.0.0/16")),
         ];
         Cluster { root, run, environment, private: true }
     }

@@ -50,7 +50,7 @@ pub struct Command {
     /// Directory of keys and certificates, under kubeadm's names
     #[arg(long, default_value = "/etc/kubernetes/pki")]
     pub cert_dir: PathBuf,
-    /// Directory for admin.conf, super-admin.conf, controller-manager.conf, scheduler.conf and kubelet.conf; none are written without it
+    /// Directory for admin.conf, super-admin.conf, controller-manager.conf, scheduler.conf, kubelet.conf, kube-proxy.conf and dns.conf; none are written without it
     #[arg(long)]
     pub kubeconfig_dir: Option<PathBuf>,
     /// The apiserver's URL, as kubeconfigs name it
@@ -94,14 +94,17 @@ impl Command {
     }
 }
 
-/// The kubeconfigs and whom they are for, as kubeadm has them.
-fn clients(node: &str) -> [(&'static str, Leaf); 5] {
+/// The kubeconfigs and whom they are for, as kubeadm has them; the last two for what kubeadm runs in pods, under the names that the usual roles
+/// are bound to.
+fn clients(node: &str) -> [(&'static str, Leaf); 7] {
     [
         ("admin.conf", Leaf::client("kubernetes-admin", "kubeadm:cluster-admins")),
         ("super-admin.conf", Leaf::client("kubernetes-super-admin", "system:masters")),
         ("controller-manager.conf", Leaf::client("system:kube-controller-manager", "")),
         ("scheduler.conf", Leaf::client("system:kube-scheduler", "")),
         ("kubelet.conf", Leaf::client(format!("system:node:{node}"), "system:nodes")),
+        ("kube-proxy.conf", Leaf::client("system:kube-proxy", "")),
+        ("dns.conf", Leaf::client("system:coredns", "")),
     ]
 }
 
@@ -269,7 +272,7 @@ mod tests {
         let command = command(directory.path());
         command.run(SystemTime::now()).unwrap();
         let first = contents(directory.path());
-        assert_eq!(first.len(), 17, "{:?}", first.keys());
+        assert_eq!(first.len(), 19, "{:?}", first.keys());
         command.run(SystemTime::now()).unwrap();
         assert_eq!(contents(directory.path()), first);
         fs::remove_file(directory.path().join("pki/apiserver.crt")).unwrap();
