@@ -1,11 +1,10 @@
 //! A whole cluster: from nothing to Ready, a pod from POST to Ready, and what its processes hold in memory.
 
-use crate::process::{memory, usage};
+use crate::scale::processes;
 use skiff_testing::{Cluster, Kubectl, eventually};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const ROUNDS: usize = 20;
-const IDLE: Duration = Duration::from_secs(20);
 
 /// Prints the rows; makes and removes a cluster of its own, with real containers if it runs as root.
 pub fn measure() {
@@ -53,16 +52,5 @@ pub fn measure() {
     k.ok(&["delete", "pods", "--all"]);
     eventually("the pods are gone", 60, || k.ok(&["get", "pods", "-o", "name"]).is_empty());
 
-    let before: Vec<_> = cluster.processes().iter().map(|(_, pid)| usage(Some(pid.cast_unsigned()))).collect();
-    std::thread::sleep(IDLE);
-    for ((name, pid), before) in cluster.processes().iter().zip(before) {
-        let after = usage(Some(pid.cast_unsigned()));
-        println!(
-            "| {name} after {} pods came and went | {}; idle {:.2} % of a core, {:.2} KB/s written |",
-            2 * ROUNDS + 1,
-            memory(pid.cast_unsigned()),
-            (after.cpu - before.cpu) / IDLE.as_secs_f64() * 100.0,
-            (after.written - before.written) as f64 / 1024.0 / IDLE.as_secs_f64(),
-        );
-    }
+    processes(&cluster, &format!("after {} pods came and went", 2 * ROUNDS + 1));
 }

@@ -7,6 +7,7 @@
 mod api;
 mod cluster;
 mod process;
+mod scale;
 
 use std::collections::HashMap;
 
@@ -20,7 +21,7 @@ fn main() {
                 drop(options.insert(key.to_owned(), value.clone()))
             }
             _ => {
-                eprintln!("usage: bench [--only api|cluster] [--pods N] [--server URL --token T [--pid P]]");
+                eprintln!("usage: bench [--only api|cluster|scale] [--pods N] [--server URL --token T [--pid P]]");
                 std::process::exit(2);
             }
         }
@@ -31,7 +32,8 @@ fn main() {
     });
     let only = options.get("only").map(String::as_str);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started");
-    if only != Some("cluster") {
+    let wanted = |part: &str| only.is_none_or(|only| only == part);
+    if wanted("api") {
         match (options.get("server"), options.get("token")) {
             (Some(server), Some(token)) => {
                 let pid = options.get("pid").and_then(|p| p.parse().ok());
@@ -46,7 +48,13 @@ fn main() {
             }
         }
     }
-    if only != Some("api") && !options.contains_key("server") {
+    if options.contains_key("server") {
+        return;
+    }
+    if wanted("cluster") {
         cluster::measure();
+    }
+    if wanted("scale") {
+        scale::measure(pods);
     }
 }
