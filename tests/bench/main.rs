@@ -6,6 +6,7 @@
 
 mod api;
 mod cluster;
+mod in_process;
 mod process;
 mod scale;
 
@@ -21,7 +22,7 @@ fn main() {
                 drop(options.insert(key.to_owned(), value.clone()))
             }
             _ => {
-                eprintln!("usage: bench [--only api|cluster|scale] [--pods N] [--server URL --token T [--pid P]]");
+                eprintln!("usage: bench [--only api|in-process|cluster|scale] [--pods N] [--server URL --token T [--pid P]]");
                 std::process::exit(2);
             }
         }
@@ -50,6 +51,9 @@ fn main() {
     }
     if options.contains_key("server") {
         return;
+    }
+    if wanted("in-process") {
+        runtime.block_on(in_process::measure());
     }
     if wanted("cluster") {
         cluster::measure();

@@ -102,11 +102,18 @@ pub fn usage(pid: Option<u32>) -> Usage {
     Usage { cpu: (ticks(11) + ticks(12)) / 100.0, written }
 }
 
+/// Resident memory now, in MB.
+pub fn resident(pid: u32) -> f64 {
+    status(pid, "VmRSS:")
+}
+
 /// Resident memory, now and at its peak.
 pub fn memory(pid: u32) -> String {
+    format!("{:.1} MB, peak {:.1} MB", resident(pid), status(pid, "VmHWM:"))
+}
+
+/// A size in `/proc/PID/status`, in MB; zero for a process that is gone.
+fn status(pid: u32, key: &str) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let of = |key: &str| {
-        status.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
-    };
-    format!("{:.1} MB, peak {:.1} MB", of("VmRSS:"), of("VmHWM:"))
+    status.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }

@@ -1,10 +1,10 @@
 //! What end-to-end tests are written with: a cluster started by `deploy/up`, a `kubectl` to drive it (ours and upstream's), and waiting on
-//! conditions.
-//!
-//! Left out so far: a control plane inside the test process.
+//! conditions; and a control plane inside the test's own process.
 
 mod cluster;
+mod in_process;
 mod kubectl;
 
 pub use cluster::Cluster;
+pub use in_process::{Builder, ControlPlane};
 pub use kubectl::{Kubectl, Output, eventually, for_each_kubectl};

@@ -1,0 +1,92 @@
+//! Control planes inside this process, as those who test operators would use them.
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::json;
+use skiff_testing::ControlPlane;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn until<T: std::fmt::Debug>(what: &str, ask: impl AsyncFn() -> Result<T>, expected: impl Fn(&T) -> bool) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = ask().await?;
+        if expected(&answer) {
+            return Ok(answer);
+        }
+        ensure!(Instant::now() < deadline, "{what}: still {answer:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn deployment(replicas: i32) -> Result<Deployment> {
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": "web"},
+        "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}}, "template": {
+            "metadata": {"labels": {"app": "web"}}, "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": "nginx"}]}}}
+    }))?)
+}
+
+/// Proves DEP-04: controllers, scheduler and nodes are there, so what is declared comes true.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_runs_on_simulated_nodes() -> Result<()> {
+    let cluster = ControlPlane::builder().nodes(3).start().await?;
+    let deployments: Api<Deployment> = Api::default_namespaced(cluster.client());
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    deployments.create(&PostParams::default(), &deployment(6)?).await?;
+    let ready = async || Ok(deployments.get("web").await?.status.and_then(|s| s.ready_replicas));
+    until("six are ready", ready, |n| *n == Some(6)).await?;
+    let listed = pods.list(&ListParams::default()).await?;
+    let mut nodes: Vec<_> = listed.iter().filter_map(|p| p.spec.as_ref()?.node_name.clone()).collect();
+    nodes.sort();
+    nodes.dedup();
+    assert_eq!(nodes, ["hollow-node-0", "hollow-node-1", "hollow-node-2"]);
+
+    deployments.patch("web", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 1}}))).await?;
+    let count = async || Ok(pods.list(&ListParams::default()).await?.items.len());
+    until("one is left", count, |n| *n == 1).await?;
+    deployments.delete("web", &DeleteParams::background()).await?;
+    until("its pods follow it", count, |n| *n == 0).await?;
+    Ok(())
+}
+
+/// Proves DEP-04: many side by side, and none sees another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dozen_stand_side_by_side() -> Result<()> {
+    let started = futures::future::join_all((0..12).map(|_| ControlPlane::builder().nodes(1).start())).await;
+    let clusters = started.into_iter().collect::<Result<Vec<_>>>()?;
+    let maps = |client: Client| Api::<ConfigMap>::default_namespaced(client);
+    for (i, cluster) in clusters.iter().enumerate() {
+        let map: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "mine"}, "data": {"i": i.to_string()}}))?;
+        maps(cluster.client()).create(&PostParams::default(), &map).await?;
+    }
+    for (i, cluster) in clusters.iter().enumerate() {
+        let found = maps(cluster.client()).get("mine").await?;
+        assert_eq!(found.data.and_then(|d| d.get("i").cloned()), Some(i.to_string()));
+    }
+    Ok(())
+}
+
+/// Proves DEP-04: a bare apiserver, for those who bring the controllers that they test; and it is gone when it is dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bare_apiserver_changes_nothing_by_itself_and_goes_when_dropped() -> Result<()> {
+    let cluster = ControlPlane::builder().controllers(&[]).without_scheduler().start().await?;
+    let deployments: Api<Deployment> = Api::default_namespaced(cluster.client());
+    deployments.create(&PostParams::default(), &deployment(1)?).await?;
+    let found = deployments.get("web").await?;
+    assert_eq!(found.status.and_then(|s| s.observed_generation), None, "nobody works here");
+
+    let kubeconfig = std::fs::read_to_string(cluster.kubeconfig())?;
+    assert!(kubeconfig.contains(cluster.url()), "{kubeconfig}");
+    let address = cluster.url().trim_start_matches("https://").to_owned();
+    tokio::net::TcpStream::connect(&address).await?;
+    drop(cluster);
+    let closed = async || Ok(tokio::net::TcpStream::connect(&address).await.is_err());
+    until("the port is closed", closed, |closed| *closed).await?;
+    Ok(())
+}
