@@ -3,7 +3,7 @@
 
 use crate::cli::Args;
 use crate::error::{Error, Result, message};
-use crate::kubeconfig::{CLUSTERS, CONTEXTS, Kubeconfig, USERS, missing};
+use crate::kubeconfig::{CLUSTERS, CONTEXTS, Kubeconfig, USERS};
 use futures::AsyncBufReadExt;
 use http::{Method, Request};
 use http_body_util::BodyExt;
@@ -158,6 +158,11 @@ impl Connection {
     /// A request with a JSON body of the given media type, answered by a JSON document.
     pub fn send(&self, method: Method, url: &Url, media_type: &str, body: &Value) -> Result<Value> {
         parse(&self.bytes(method, url, JSON, Some((media_type, body.to_string().into_bytes())))?)
+    }
+
+    /// A request whose body is sent as it is, whatever it is.
+    pub fn send_text(&self, method: Method, url: &Url, media_type: &str, body: &str) -> Result<Value> {
+        parse(&self.bytes(method, url, JSON, Some((media_type, body.as_bytes().to_vec())))?)
     }
 
     /// POST.
@@ -367,7 +372,7 @@ fn effective(config: &Kubeconfig, flags: &Args) -> Result<Value> {
     let context_name = flags.text("context").unwrap_or(config.current_context());
     let context = config.entry(CONTEXTS, context_name).cloned();
     if context.is_none() && (flags.text("context").is_some() || !context_name.is_empty()) {
-        return Err(missing("context", context_name));
+        return Err(message(format!("context {context_name:?} does not exist")));
     }
     let context = context.unwrap_or_else(|| json!({}));
     let named = |flag: &str, field: &str| flags.global(flag).or(context[field].as_str()).unwrap_or("").to_owned();

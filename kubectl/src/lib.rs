@@ -48,25 +48,37 @@ fn dispatch(context: &mut Context, words: &[String]) -> Result<()> {
         _ => words.to_vec(),
     };
     let wants_help = wants_help || words.last().is_some_and(|w| w == "--help");
-    if words.first().map(String::as_str) == Some("options") {
-        let mut lines: Vec<_> = global.iter().map(|f| f.help_lines()).collect();
-        lines.sort();
-        context.print(&format!("The following options can be passed to any command:\n\n{}", lines.join("\n")));
+    let (command, path, rest) = match cli::find(&root, &global, &words) {
+        Err(unknown) => return plugin(context, &words, unknown),
+        Ok(found) => found,
+    };
+    if wants_help {
+        context.print(&command.help(&path));
         return Ok(());
     }
-    let (command, path, rest) = cli::find(&root, &global, &words)?;
-    let (Some(exec), false) = (command.exec, wants_help) else {
-        if !rest.iter().any(|w| !w.starts_with('-')) || wants_help {
-            context.print(&command.help(&path));
-            return Ok(());
-        }
-        return Err(Error::Usage { path, message: format!("unknown command {:?}", rest.join(" ")) });
-    };
     // A command's own flag stands in front of a global one of the same name (`create rolebinding --user`).
     let own = |f: &&cli::Flag| !command.flags.iter().any(|o| o.name == f.name);
     let flags = command.flags.iter().chain(global.iter().filter(own)).cloned().collect();
     let args = cli::Args::parse(&path, flags, &rest, command.interspersed)?;
+    let Some(exec) = command.exec else {
+        if args.positional.is_empty() {
+            context.print(&command.help(&path));
+            return Ok(());
+        }
+        return Err(Error::Usage { path, message: format!("unknown command {:?}", args.positional.join(" ")) });
+    };
     args.check_required()?;
     context.configure(&args)?;
     exec(context, &args)
+}
+
+/// A word that is no command may be a plugin's, which takes this process's place.
+fn plugin(context: &mut Context, words: &[String], unknown: Error) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    if let Some(flag) = words.first().filter(|w| w.starts_with('-')) {
+        return Err(Error::Verbatim(format!("Error: flags cannot be placed before plugin name: {flag}")));
+    }
+    let Some((file, used)) = commands::plugin::find(context, words) else { return Err(unknown) };
+    let why = std::process::Command::new(&file).args(&words[used..]).exec();
+    Err(error::message(format!("{}: {}", file.display(), error::go_io_error(&why))))
 }

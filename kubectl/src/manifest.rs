@@ -103,11 +103,16 @@ fn walk(dir: &Path, recursive: bool, depth: usize, files: &mut Vec<PathBuf>) -> 
 /// `*` and `?` in the last part of a path.
 fn glob(path: &Path) -> Vec<PathBuf> {
     let (Some(dir), Some(pattern)) = (path.parent(), path.file_name().and_then(|f| f.to_str())) else { return Vec::new() };
-    let fits = |name: &str| wildcard(&pattern.chars().collect::<Vec<_>>(), &name.chars().collect::<Vec<_>>());
+    let fits = |name: &str| matches(pattern, name);
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
     let mut found: Vec<PathBuf> = entries.filter(|p| p.file_name().and_then(|f| f.to_str()).is_some_and(fits)).collect();
     found.sort();
     found
+}
+
+/// Whether a name fits a pattern with `*` and `?`.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    wildcard(&pattern.chars().collect::<Vec<_>>(), &name.chars().collect::<Vec<_>>())
 }
 
 fn wildcard(pattern: &[char], name: &[char]) -> bool {
@@ -379,7 +384,7 @@ mod tests {
     #[test]
     fn patterns_match_names() {
         for (pattern, name, fits) in [("*.yml", "a.yml", true), ("a?c", "abc", true), ("*.yml", "a.json", false), ("*", "", true)] {
-            assert_eq!(wildcard(&pattern.chars().collect::<Vec<_>>(), &name.chars().collect::<Vec<_>>()), fits);
+            assert_eq!(matches(pattern, name), fits);
         }
     }
 

@@ -111,6 +111,9 @@ fn targets(ctx: &mut Context, args: &Args, resources: &[String], from_file: bool
         }
         return Ok((targets, errors));
     }
+    if args.bool("local") {
+        return Err(message("can only use local files by -f pod.yaml or --filename=pod.json when --local=true is set"));
+    }
     let rules = Rules {
         empty_selector: false,
         selector: args.text("selector").is_some() || args.text("field-selector").is_some(),
@@ -130,7 +133,10 @@ fn targets(ctx: &mut Context, args: &Args, resources: &[String], from_file: bool
 fn one(ctx: &mut Context, args: &Args, change: &Change, wanted: &Wanted, target: &Target, dry_run: DryRun) -> Result<()> {
     let old: Map<String, Value> = target.object["metadata"][change.field].as_object().cloned().unwrap_or_default();
     if args.bool("list") {
-        return list(ctx, target, &old);
+        let mut new = old.clone();
+        wanted.remove.iter().for_each(|key| drop(new.remove(key)));
+        new.extend(wanted.set.iter().map(|(k, v)| (k.clone(), json!(v))));
+        return list(ctx, &new);
     }
     if !args.bool("overwrite") {
         let current = |k: &str| old.get(k).and_then(Value::as_str).map(str::to_owned);
@@ -162,12 +168,13 @@ fn one(ctx: &mut Context, args: &Args, change: &Change, wanted: &Wanted, target:
     if let Some(version) = args.text("resource-version") {
         patch["metadata"]["resourceVersion"] = json!(version);
     }
-    let changed = !entries.is_empty();
-    let shrunk = !args.bool("overwrite") && wanted.set.is_empty();
+    // Taking away from nothing leaves an empty map where there was none, which upstream counts.
+    let changed = !entries.is_empty() || !wanted.remove.is_empty() && !target.object["metadata"][change.field].is_object();
+    let shrunk = !args.bool("overwrite") && wanted.set.is_empty() && !entries.is_empty();
     let mut object = target.object.clone();
     if dry_run == DryRun::Client || args.bool("local") {
         json_patch::merge(&mut object, &patch);
-    } else if changed || args.text("resource-version").is_some() {
+    } else if !entries.is_empty() || args.text("resource-version").is_some() {
         let url = Url::new(target.path())
             .query("dryRun", if dry_run == DryRun::Server { "All" } else { "" })
             .query("fieldManager", args.str("field-manager"));
@@ -180,10 +187,9 @@ fn one(ctx: &mut Context, args: &Args, change: &Change, wanted: &Wanted, target:
     Ok(())
 }
 
-fn list(ctx: &mut Context, target: &Target, entries: &Map<String, Value>) -> Result<()> {
+fn list(ctx: &mut Context, entries: &Map<String, Value>) -> Result<()> {
     let mut lines: Vec<String> = entries.iter().map(|(k, v)| format!("{k}={}\n", v.as_str().unwrap_or(""))).collect();
     lines.sort();
-    let _ = target;
     ctx.print(&lines.concat());
     Ok(())
 }

@@ -278,7 +278,9 @@ fn view_last_applied(ctx: &mut Context, args: &Args) -> Result<()> {
     Error::collect(errors)?;
     for t in targets {
         let Some(text) = apply::last_applied(&t.object) else {
-            return Err(message(format!("no last-applied-configuration annotation found on resource: {}", t.name)));
+            // Upstream only logs it.
+            ctx.complain(&format!("no last-applied-configuration annotation found on resource: {}\n", t.name));
+            continue;
         };
         let object: Value = serde_json::from_str(text).map_err(|e| message(e.to_string()))?;
         let shown = match output {

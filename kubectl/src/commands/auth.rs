@@ -60,7 +60,7 @@ fn can_i(ctx: &mut Context, args: &Args) -> Result<()> {
                 }
             }
         };
-        if !namespaced && !ctx.namespace_given() {
+        if !namespaced && !args.bool("all-namespaces") {
             let scope = if group.is_empty() { String::new() } else { format!(" in group '{group}'") };
             ctx.warn(&format!("resource '{resource}' is not namespace scoped{scope}\n"));
         }

@@ -27,15 +27,17 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
     if args.positional.is_empty() && !from_file {
         return Err(args.usage("You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list of supported resources.\n"));
     }
-    let (targets, errors) = if from_file { from_files(ctx, args)? } else { chosen(ctx, args)? };
+    let (targets, errors, by_prefix) = if from_file { from_files(ctx, args)? } else { chosen(ctx, args)? };
     let connection = ctx.connection()?;
     let asker = Asker { connection: &connection, events: args.bool("show-events"), now: jiff::Timestamp::now().as_second() };
     for (i, t) in targets.iter().enumerate() {
-        if i > 0 {
-            ctx.print("\n\n");
-        }
         let text = describe::describe(&asker, &t.resource, &t.object)?;
-        ctx.print(&text);
+        // What a prefix found is set apart by less than what was asked for.
+        match (by_prefix, i) {
+            (true, _) => ctx.print(&format!("{text}\n")),
+            (false, 0) => ctx.print(&text),
+            (false, _) => ctx.print(&format!("\n\n{text}")),
+        }
     }
     if targets.is_empty() && errors.is_empty() {
         let text = if args.bool("all-namespaces") {
@@ -48,7 +50,7 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
     Error::collect(errors)
 }
 
-fn from_files(ctx: &mut Context, args: &Args) -> Result<(Vec<Target>, Vec<Error>)> {
+fn from_files(ctx: &mut Context, args: &Args) -> Result<(Vec<Target>, Vec<Error>, bool)> {
     let documents = crate::manifest::read(ctx, args)?;
     let (mut targets, mut errors) = selection::resolve(ctx, documents)?;
     let connection = ctx.connection()?;
@@ -62,10 +64,11 @@ fn from_files(ctx: &mut Context, args: &Args) -> Result<(Vec<Target>, Vec<Error>
             false
         }
     });
-    Ok((targets, errors))
+    Ok((targets, errors, false))
 }
 
-fn chosen(ctx: &mut Context, args: &Args) -> Result<(Vec<Target>, Vec<Error>)> {
+/// What the line names, and whether its name was only the beginning of theirs.
+fn chosen(ctx: &mut Context, args: &Args) -> Result<(Vec<Target>, Vec<Error>, bool)> {
     let rules =
         Rules { empty_selector: true, selector: args.text("selector").is_some(), all: false, all_namespaces: args.bool("all-namespaces") };
     let mapper = ctx.mapper()?;
@@ -74,12 +77,12 @@ fn chosen(ctx: &mut Context, args: &Args) -> Result<(Vec<Target>, Vec<Error>)> {
     let (targets, errors) = selection::fetch(ctx, &choices, &how)?;
     // A lone name that is not there may be the beginning of names that are.
     let ([Choice { resource, name: Some(prefix) }], [error]) = (choices.as_slice(), errors.as_slice()) else {
-        return Ok((targets, errors));
+        return Ok((targets, errors, false));
     };
     if !error.is_not_found() {
-        return Ok((targets, errors));
+        return Ok((targets, errors, false));
     }
     let (mut all, _) = selection::fetch(ctx, &[Choice { resource: resource.clone(), name: None }], &how)?;
     all.retain(|t| t.name.starts_with(prefix));
-    if all.is_empty() { Ok((targets, errors)) } else { Ok((all, Vec::new())) }
+    if all.is_empty() { Ok((targets, errors, false)) } else { Ok((all, Vec::new(), true)) }
 }

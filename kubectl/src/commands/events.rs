@@ -28,8 +28,8 @@ pub fn cli() -> Command {
 
 fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
     let types = args.list("types");
-    if let Some(t) = types.iter().find(|t| !["normal", "warning"].contains(&t.to_lowercase().as_str())) {
-        return Err(message(format!("valid --types are Normal or Warning, not {t:?}")));
+    if types.iter().any(|t| !["normal", "warning"].contains(&t.to_lowercase().as_str())) {
+        return Err(message("valid --types are Normal or Warning"));
     }
     let all = args.bool("all-namespaces");
     let namespace = ctx.namespace()?;

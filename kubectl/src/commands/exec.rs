@@ -32,7 +32,7 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         return Err(args.usage("exec [POD] [COMMAND] is not supported anymore. Use exec [POD] -- [COMMAND] instead"));
     }
     if command.is_empty() {
-        return Err(args.usage("you must specify at least one command for the container"));
+        return Err(message("you must specify at least one command for the container"));
     }
     let mut namespace = ctx.namespace()?;
     let word = if from_file {

@@ -348,7 +348,8 @@ fn with_event(object: &Value, event: &str, whole: bool) -> Value {
     }
     for row in table.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(Value::Array(cells)) = row.get_mut("cells") {
-            cells.insert(0, json!(event));
+            // Wide enough for every kind of event, so that lines stay under each other.
+            cells.insert(0, json!(format!("{event:<8}")));
         }
     }
     table

@@ -135,7 +135,10 @@ fn pods(ctx: &mut Context, args: &Args, namespace: &str) -> Result<Vec<Value>> {
         }
         return Ok(pods);
     }
-    let mut pods = remote::pods_of(ctx, &args.positional[0], namespace)?;
+    let mut pods = remote::pods_of(ctx, &args.positional[0], namespace).map_err(|e| match e.reason() {
+        "NotFound" => message(format!("error from server (NotFound): {e} in namespace {namespace:?}")),
+        _ => e,
+    })?;
     if args.bool("all-pods") {
         return Ok(pods);
     }

@@ -9,6 +9,8 @@ mod api_versions;
 mod apply;
 mod attach;
 mod auth;
+mod autoscale;
+mod certificate;
 mod cluster_info;
 mod config;
 mod cordon;
@@ -23,12 +25,15 @@ mod expose;
 mod get;
 mod label;
 mod logs;
+mod options;
 mod patch;
+pub mod plugin;
 mod port_forward;
 mod replace;
 mod rollout;
 mod run;
 mod scale;
+mod set;
 mod taint;
 mod version;
 mod wait;
@@ -48,11 +53,14 @@ pub fn root() -> Command {
         (BEGINNER, create::cli()),
         (BEGINNER, expose::cli()),
         (BEGINNER, run::cli()),
+        (BEGINNER, set::cli()),
         (INTERMEDIATE, get::cli()),
         (INTERMEDIATE, edit::cli()),
         (INTERMEDIATE, delete::cli()),
         (DEPLOY, rollout::cli()),
         (DEPLOY, scale::cli()),
+        (DEPLOY, autoscale::cli()),
+        (CLUSTER, certificate::cli()),
         (CLUSTER, cluster_info::cli()),
         (CLUSTER, cordon::cli()),
         (CLUSTER, cordon::uncordon_cli()),
@@ -74,6 +82,8 @@ pub fn root() -> Command {
         (OTHER, api_resources::cli()),
         (OTHER, api_versions::cli()),
         (OTHER, config::cli()),
+        (OTHER, options::cli()),
+        (OTHER, plugin::cli()),
         (OTHER, version::cli()),
     ];
     let mut root = Command::new("kubectl", "kubectl controls the Kubernetes cluster manager").usage("[flags]");

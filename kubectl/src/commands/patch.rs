@@ -7,6 +7,7 @@ use crate::context::{Context, DryRun};
 use crate::encoding::json::Order;
 use crate::error::{Error, Result, message};
 use crate::{manifest, printers};
+use serde_json::Value;
 
 /// The kinds of patch by their names on the command line.
 const TYPES: [(&str, &str); 3] = [("json", JSON_PATCH), ("merge", MERGE_PATCH), ("strategic", STRATEGIC_MERGE_PATCH)];
@@ -41,8 +42,13 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         (None, Some(file)) => String::from_utf8_lossy(&ctx.read_file(file)?).into_owned(),
         (None, None) => return Err(message("must specify --patch or --patch-file containing the contents of the patch")),
     };
-    let patch = manifest::parse_document(&text)
-        .map_err(|e| message(format!("unable to parse {text:?}: {}", e.trim_start_matches("error converting YAML to JSON: "))))?;
+    let patch = match serde_json::from_str(&text) {
+        Ok(patch) => patch,
+        // What begins like JSON is the server's to refuse.
+        Err(_) if text.trim_start().starts_with('{') && !args.bool("local") => Value::Null,
+        Err(_) => manifest::parse_document(&text)
+            .map_err(|e| message(format!("unable to parse {text:?}: {}", e.trim_start_matches("error converting YAML to JSON: "))))?,
+    };
     let dry_run = ctx.dry_run(args)?;
     let (targets, mut errors) = scale::targets(ctx, args)?;
     for target in targets {
@@ -60,13 +66,16 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
             let url = Url::new(format!("{}{subresource}", target.path()))
                 .query("dryRun", if dry_run == DryRun::Server { "All" } else { "" })
                 .query("fieldManager", args.str("field-manager"));
-            ctx.connection()?.patch(&url, media_type, &patch)
+            match &patch {
+                Value::Null => ctx.connection()?.send_text(http::Method::PATCH, &url, media_type, &text),
+                patch => ctx.connection()?.patch(&url, media_type, patch),
+            }
         };
         ctx.drain_warnings();
         match outcome {
             Ok(object) => {
                 let operation = if object == target.object { "patched (no change)" } else { "patched" };
-                let text = printers::for_change(ctx, args, &format!("{operation}{}", dry_run.suffix()), Order::Sorted)?.print(&object)?;
+                let text = printers::for_change(ctx, args, operation, Order::Sorted)?.print(&object)?;
                 ctx.print(&text);
             }
             Err(e @ Error::Unreachable { .. }) => return Err(e),

@@ -5,7 +5,7 @@ use crate::cli::{Args, Command, Flag};
 use crate::connection::{Connection, JSON, JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, Url};
 use crate::context::{Context, DryRun};
 use crate::encoding::json::Order;
-use crate::encoding::tabwriter::{TABLE, align};
+use crate::encoding::tabwriter::{DESCRIBE, align};
 use crate::error::{Error, Result, message};
 use crate::printers;
 use crate::selection::Target;
@@ -59,13 +59,9 @@ pub fn cli() -> Command {
 
 fn required(args: &Args) -> Result<()> {
     if args.positional.is_empty() && args.list("filename").is_empty() && args.text("selector").is_none() {
-        return Err(args.usage("required resource not specified"));
+        return Err(message("required resource not specified"));
     }
     Ok(())
-}
-
-fn named(target: &Target) -> String {
-    format!("{}.{} \"{}\"", target.resource.name, target.resource.group, target.name)
 }
 
 /// A patch, and what to call it.
@@ -94,7 +90,7 @@ fn each(ctx: &mut Context, args: &Args, step: fn(&Target) -> Result<Step>) -> Re
 fn pausing(target: &Target, pause: bool) -> Result<Step> {
     if target.resource.kind != "Deployment" {
         return Err(message(
-            format!("{} pausing is not supported", named(target)).replace("pausing", if pause { "pausing" } else { "resuming" }),
+            format!("{} pausing is not supported", described(target)).replace("pausing", if pause { "pausing" } else { "resuming" }),
         ));
     }
     match (target.object["spec"]["paused"] == true, pause) {
@@ -109,7 +105,7 @@ fn pausing(target: &Target, pause: bool) -> Result<Step> {
 }
 
 fn described(target: &Target) -> String {
-    format!("{}.{} {:?}", target.resource.name, target.resource.group, target.name)
+    format!("{} {:?}", target.resource.group_resource(), target.name)
 }
 
 fn restarting(target: &Target) -> Result<Step> {
@@ -322,7 +318,7 @@ fn history(ctx: &mut Context, args: &Args) -> Result<()> {
             let cause = set["metadata"]["annotations"][CHANGE_CAUSE].as_str().filter(|c| !c.is_empty()).unwrap_or("<none>");
             text += &format!("{n}\t{cause}\n");
         }
-        ctx.print(&format!("{title} \n{}\n", align(TABLE, &text)));
+        ctx.print(&format!("{title} \n{}\n", align(DESCRIBE, &text)));
     }
     Error::collect(errors)
 }
@@ -365,12 +361,16 @@ fn undo_one(ctx: &mut Context, args: &Args, target: &Target, dry_run: DryRun) ->
         ctx.print(&text.replace("matches revision\n", &format!("matches revision {wanted})\n")));
         return Ok(());
     }
-    let mut object = target.object.clone();
-    if dry_run != DryRun::Client {
-        let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
-        let url = Url::new(target.path()).query("dryRun", if dry_run == DryRun::Server { "All" } else { "" });
-        object = ctx.connection()?.patch(&url, JSON_PATCH, &patch)?;
+    if dry_run == DryRun::Client {
+        // Here the operation is the template that would come back.
+        let operation = format!("{}{}", crate::describe::pod_template(&set["spec"]["template"]), dry_run.suffix());
+        let text = printers::for_change(ctx, args, &operation, Order::Sorted)?.print(&target.object)?;
+        ctx.print(&text);
+        return Ok(());
     }
+    let patch = json!([{"op": "replace", "path": "/spec/template", "value": template}]);
+    let url = Url::new(target.path()).query("dryRun", if dry_run == DryRun::Server { "All" } else { "" });
+    let object = ctx.connection()?.patch(&url, JSON_PATCH, &patch)?;
     let text = printers::for_change(ctx, args, &format!("rolled back{}", dry_run.suffix()), Order::Sorted)?.print(&object)?;
     ctx.print(&text);
     Ok(())

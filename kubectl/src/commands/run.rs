@@ -46,7 +46,10 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         return Err(args.usage("NAME is required for run"));
     };
     let image = args.str("image");
-    if image.is_empty() || image.contains(char::is_whitespace) {
+    if image.is_empty() {
+        return Err(message("--image is required"));
+    }
+    if image.contains(char::is_whitespace) {
         return Err(message(format!("Invalid image name {image:?}: invalid reference format")));
     }
     let dry_run = ctx.dry_run(args)?;

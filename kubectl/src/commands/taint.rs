@@ -62,7 +62,7 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
     if words.is_empty() {
         return Err(message("at least one taint update is required"));
     }
-    let parsed: Vec<(Taint, bool)> = words.iter().map(|w| parse(w)).collect::<Result<_>>()?;
+    let parsed: Vec<(Taint, bool)> = words.iter().map(|w| parse(w)).collect::<Result<_>>().map_err(|e| args.usage(e.to_string()))?;
     let mut only_nodes = args.clone();
     only_nodes.positional = resources[1..].to_vec();
     let dry_run = ctx.dry_run(args)?;

@@ -116,6 +116,9 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         std::thread::sleep(PAUSE);
         (targets, errors) = scale::targets(ctx, args)?;
     }
+    if matches!(goal, Goal::Created) && errors.iter().any(Error::is_not_found) {
+        return Err(message("timed out waiting for the condition"));
+    }
     if matches!(goal, Goal::Deleted) {
         errors.retain(|e| !e.is_not_found());
     }

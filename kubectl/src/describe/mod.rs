@@ -53,7 +53,7 @@ pub fn event_time(event: &Value) -> String {
 pub fn pod_template(template: &Value) -> String {
     let mut w = writer::Writer::default();
     pod::template(template, &mut w);
-    w.finish()
+    w.unaligned()
 }
 
 type Describe = fn(&Asker<'_>, &Value, &mut writer::Writer);

@@ -61,13 +61,18 @@ impl Writer {
                 self.line(0, format!("{lead}\t{key}:"));
                 for line in text.split('\n') {
                     let cut: String =
-                        if line.chars().count() > 140 { line.chars().take(140).chain("...".chars()).collect() } else { line.to_owned() };
+                        if line.chars().count() > 138 { line.chars().take(138).chain("...".chars()).collect() } else { line.to_owned() };
                     self.line(0, format!("\t  {cut}"));
                 }
             } else {
                 self.line(0, format!("{lead}\t{key}: {text}"));
             }
         }
+    }
+
+    /// Everything with its tabs, for where upstream aligns nothing.
+    pub fn unaligned(self) -> String {
+        self.text
     }
 
     /// Everything, aligned.
