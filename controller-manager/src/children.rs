@@ -23,6 +23,17 @@ pub struct Changes {
     pub delete: Vec<Arc<Pod>>,
 }
 
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// So many pods were created.
+    pub created: usize,
+    /// These were deleted.
+    pub deleted: Vec<Arc<Pod>>,
+    /// The first failure.
+    pub failure: Option<kube::Error>,
+}
+
 /// Carries changes out; the first failure is returned after all has been tried.
 pub async fn apply(
     executor: &Executor,
@@ -30,12 +41,13 @@ pub async fn apply(
     key: &ObjectKey,
     owner: &ObjectReference,
     changes: Changes,
-) -> Result<(), kube::Error> {
+) -> Outcome {
     let uids = changes.delete.iter().filter_map(|pod| pod.metadata.uid.clone());
     expectations.expect(key, changes.create.len(), uids);
-    let created = create(executor, expectations, key, owner, changes.create).await;
-    let deleted = delete(executor, expectations, key, owner, changes.delete).await;
-    created.and(deleted)
+    let mut outcome = Outcome::default();
+    create(executor, expectations, key, owner, changes.create, &mut outcome).await;
+    delete(executor, expectations, key, owner, changes.delete, &mut outcome).await;
+    outcome
 }
 
 async fn create(
@@ -44,7 +56,8 @@ async fn create(
     key: &ObjectKey,
     owner: &ObjectReference,
     pods: Vec<Pod>,
-) -> Result<(), kube::Error> {
+    outcome: &mut Outcome,
+) {
     let mut left = pods.into_iter();
     let mut batch = 1;
     let mut failure = None;
@@ -54,6 +67,7 @@ async fn create(
         for answer in answers {
             match answer {
                 Ok(pod) => {
+                    outcome.created += 1;
                     let message = format!("Created pod: {}", pod["metadata"]["name"].as_str().unwrap_or_default());
                     executor.recorder().record(owner.clone(), EventType::Normal, "SuccessfulCreate", message, "");
                 }
@@ -77,12 +91,8 @@ async fn create(
     for _ in left {
         expectations.creation_observed(key);
     }
-    match failure {
-        // Nothing will ever come of it, and the owner is going too.
-        Some(error) if namespace_is_terminating(&error) => Ok(()),
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    // In a namespace that is being deleted nothing will ever come of it, and the owner is going too.
+    outcome.failure = failure.filter(|error| !namespace_is_terminating(error));
 }
 
 async fn delete(
@@ -91,7 +101,8 @@ async fn delete(
     key: &ObjectKey,
     owner: &ObjectReference,
     pods: Vec<Arc<Pod>>,
-) -> Result<(), kube::Error> {
+    outcome: &mut Outcome,
+) {
     let requests: FuturesUnordered<_> = pods
         .into_iter()
         .map(|pod| async move {
@@ -101,9 +112,11 @@ async fn delete(
         })
         .collect();
     let answers: Vec<_> = requests.collect().await;
-    let mut failure = None;
     for (pod, answer) in answers {
         let name = pod.meta().name.as_deref().unwrap_or_default();
+        if answer.is_ok() {
+            outcome.deleted.push(pod.clone());
+        }
         match answer {
             Ok(answer) if answer.is_null() => expectations.deletion_observed(key, pod.metadata.uid.as_deref().unwrap_or_default()),
             Ok(_) => executor.recorder().record(owner.clone(), EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"), ""),
@@ -116,11 +129,10 @@ async fn delete(
                     format!("Error deleting: {}", text(&error)),
                     "",
                 );
-                failure = Some(error);
+                outcome.failure.get_or_insert(error);
             }
         }
     }
-    failure.map_or(Ok(()), Err)
 }
 
 /// What the apiserver said, without the client's words around it.

@@ -18,5 +18,6 @@ pub mod ops;
 pub mod pods;
 pub mod run;
 pub mod services;
+pub mod written;
 
 pub use run::{Options, run};

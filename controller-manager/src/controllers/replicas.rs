@@ -1,7 +1,7 @@
 //! ReplicaSets and ReplicationControllers: so many pods of a template (upstream: `pkg/controller/replicaset`, which serves both as well).
 
 use crate::children::{self, BURST, Changes};
-use crate::claim::{claim, controller_reference};
+use crate::claim::{ORPHANS, candidates, claim, controller_reference, orphan};
 use crate::controller::{Context, Controller, Keys, controller_of, watch_all, watch_owned};
 use crate::ops::{Op, Request};
 use crate::pods::{self, Availability};
@@ -24,7 +24,7 @@ use std::time::Duration;
 type Labels = BTreeMap<String, String>;
 
 /// What the two kinds have in common.
-pub trait Replicated: Cacheable + Resource<DynamicType = ()> + Serialize {
+pub trait Replicated: Cacheable + Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Serialize {
     /// How many.
     fn replicas(&self) -> i32;
     /// Whether a pod with these labels is one of its own.
@@ -221,7 +221,8 @@ pub struct ReplicasController<R> {
 impl<R: Replicated> ReplicasController<R> {
     /// Of this kind.
     pub fn new(context: Context) -> Self {
-        let (owners, pods) = (context.caches.of(), context.caches.of());
+        let (owners, pods): (_, Arc<Cache<Pod>>) = (context.caches.of(), context.caches.of());
+        pods.add_index(ORPHANS, orphan);
         Self { context, owners, pods, expectations: Expectations::default() }
     }
 
@@ -246,24 +247,25 @@ impl<R: Replicated> ReplicasController<R> {
             return Ok(None);
         };
         let fresh = self.expectations.satisfied(key);
-        let namespace = self.pods.in_namespace(&key.namespace);
         let no_labels = Labels::new();
         let matches = |pod: &Pod| owner.selects(pod.metadata.labels.as_ref().unwrap_or(&no_labels));
-        let claimed = claim(owner.as_ref(), &namespace, matches);
-        self.context.executor.apply(claimed.release.into_iter().chain(claimed.adopt).collect()).await?;
+        let claimed = claim(owner.as_ref(), &candidates(&self.pods, owner.as_ref()), None, matches);
+        // What is adopted counts at once: or a ReplicaSet for pods that are there already would first create all of them anew.
+        let owned = claimed.settle(&self.context.executor, owner.as_ref()).await?;
         let now = Timestamp::now();
-        let active: Vec<Arc<Pod>> = claimed.owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
-        let mut failed = Ok(());
+        let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
+        let mut failed = None;
         let mut failure = None;
         if fresh && owner.meta().deletion_timestamp.is_none() {
             let changes = plan(owner.as_ref(), &active, &self.related(owner.as_ref(), &active), now);
             if changes != Changes::default() {
                 let reason = if changes.create.is_empty() { "FailedDelete" } else { "FailedCreate" };
-                failed = children::apply(&self.context.executor, &self.expectations, key, &reference(owner.as_ref(), None), changes).await;
-                failure = failed.as_ref().err().map(|error| (reason, children::text(error)));
+                let about = reference(owner.as_ref(), None);
+                failed = children::apply(&self.context.executor, &self.expectations, key, &about, changes).await.failure;
+                failure = failed.as_ref().map(|error| (reason, children::text(error)));
             }
         }
-        let (mut status, soon) = status(owner.as_ref(), &claimed.owned, failure, now);
+        let (mut status, soon) = status(owner.as_ref(), &owned, failure, now);
         let old = owner.status();
         if R::kind(&()) == "ReplicationController" {
             status.terminating = None;
@@ -272,8 +274,7 @@ impl<R: Replicated> ReplicasController<R> {
             let updated = owner.with_status(status);
             self.context.executor.apply(vec![Op::send(Request::replace_status(&updated).tolerating(&[404]))]).await?;
         }
-        failed?;
-        Ok(soon)
+        failed.map_or(Ok(soon), |error| Err(error.into()))
     }
 
     /// The pods of all owners that have the same controller: one Deployment's ReplicaSets.

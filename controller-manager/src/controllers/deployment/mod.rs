@@ -51,20 +51,15 @@ impl DeploymentController {
             return Ok(None);
         }
         let candidates = self.replica_sets.in_namespace(&key.namespace);
-        let claimed = claim(deployment.as_ref(), &candidates, |set: &ReplicaSet| {
+        let claimed = claim(deployment.as_ref(), &candidates, None, |set: &ReplicaSet| {
             selector.is_some_and(|selector| api::validation::labels::matches(selector, set.metadata.labels.as_ref()))
         });
-        let claiming = !claimed.adopt.is_empty() || !claimed.release.is_empty();
-        executor.apply(claimed.release.into_iter().chain(claimed.adopt).collect()).await?;
-        if claiming {
-            // The patches come back through the watch, and with them this key.
-            return Ok(None);
-        }
+        let owned = claimed.settle(executor, deployment.as_ref()).await?;
         let pods_left = |set: &ReplicaSet| {
             let pods = self.pods.owned_by(set.metadata.uid.as_deref().unwrap_or_default());
             pods.iter().any(|pod| !pods::is_finished(pod))
         };
-        let Plan { ops, created, mut status_of } = plan::plan(&deployment, &claimed.owned, &pods_left, Timestamp::now());
+        let Plan { ops, created, mut status_of } = plan::plan(&deployment, &owned, &pods_left, Timestamp::now());
         if let Some(new) = created
             && let Err(error) = executor.send(Request::create(new.as_ref())).await
         {
