@@ -1,5 +1,8 @@
 //! The controllers against an apiserver in the same process: what a user does, and what becomes of it. There is no kubelet, so pods never run.
 
+#[path = "controlling/workloads.rs"]
+mod workloads;
+
 use anyhow::{Context, Result};
 use apiserver::assembly::{Running, Server};
 use client::connection::from_config;

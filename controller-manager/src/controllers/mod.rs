@@ -1,11 +1,13 @@
 //! The controllers, one per file, and the one table of them.
 
 pub mod cluster_role_aggregation;
+pub mod cron_job;
 pub mod deployment;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod garbage_collector;
+pub mod job;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod pod_garbage_collector;
@@ -15,6 +17,7 @@ pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
 pub mod taint_eviction;
+pub mod ttl_after_finished;
 
 use crate::controller::{Context, Controller};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -112,6 +115,24 @@ pub const TABLE: &[Row] = &[
         component: "resourcequota-controller",
         account: Some("resourcequota-controller"),
         make: |context| Some(Arc::new(resource_quota::ResourceQuotaController::new(context))),
+    },
+    Row {
+        name: "job-controller",
+        component: "job-controller",
+        account: Some("job-controller"),
+        make: |context| Some(Arc::new(job::JobController::new(context))),
+    },
+    Row {
+        name: "ttl-after-finished-controller",
+        component: "ttl-after-finished-controller",
+        account: Some("ttl-after-finished-controller"),
+        make: |context| Some(Arc::new(ttl_after_finished::TtlAfterFinishedController::new(context))),
+    },
+    Row {
+        name: "cronjob-controller",
+        component: "cronjob-controller",
+        account: Some("cronjob-controller"),
+        make: |context| Some(Arc::new(cron_job::CronJobController::new(context))),
     },
     Row {
         name: "node-lifecycle-controller",
