@@ -94,9 +94,8 @@ pub fn account(look: &Look<'_>, decision: &Decision, done: Done) -> Account {
             account.changed |= suspend_or_resume(job, &mut status, look.now, &mut account.events);
         }
     }
-    let of = |count: i32| Some(count);
     account.changed |=
-        done.active != status.active.unwrap_or(0) || of(done.ready) != status.ready || of(done.terminating) != status.terminating;
+        done.active != status.active.unwrap_or(0) || Some(done.ready) != status.ready || Some(done.terminating) != status.terminating;
     status.active = Some(done.active);
     status.ready = Some(done.ready);
     status.terminating = Some(done.terminating);
