@@ -30,6 +30,19 @@ pub struct Settings {
     pub root_ca: Option<String>,
     /// The key that signs tokens of service accounts, in PEM (`--service-account-private-key-file`).
     pub service_account_key: Option<String>,
+    /// What signs certificates that are asked for.
+    pub signing: Option<Signing>,
+}
+
+/// The authority that signs certificates (`--cluster-signing-*`).
+#[derive(Clone, Debug)]
+pub struct Signing {
+    /// Its certificate, in PEM.
+    pub certificate: String,
+    /// Its key, in PEM.
+    pub key: String,
+    /// How long certificates last at most.
+    pub duration: Duration,
 }
 
 /// One controller. Its reconciling is level-triggered: it is told which key to look at, and never what happened.

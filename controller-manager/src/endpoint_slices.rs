@@ -345,11 +345,11 @@ mod tests {
             ("a placeholder", BTreeMap::new(), (1, 0, 0), vec![0]),
             ("the same again", BTreeMap::new(), (0, 0, 0), vec![0]),
             ("the placeholder is filled", group(80, 0..50), (0, 1, 0), vec![50]),
-            ("more than fits", group(80, 0..250), (3, 0, 0), vec![50, 100, 100]),
+            ("more than fits", group(80, 0..250), (2, 0, 0), vec![50, 100, 100]),
             ("one gone", group(80, 1..250), (0, 1, 0), vec![49, 100, 100]),
             ("one more, where it fits best", group(80, 1..251), (0, 1, 0), vec![50, 100, 100]),
-            ("half of them gone", group(80, 150..251), (0, 2, 1), vec![1, 100]),
-            ("other ports", group(81, 150..251), (0, 2, 0), vec![100, 1]),
+            ("half of them gone", group(80, 150..251), (0, 3, 0), vec![1, 50, 50]),
+            ("other ports", group(81, 150..251), (0, 2, 1), vec![100, 1]),
             ("nothing left", BTreeMap::new(), (0, 1, 1), vec![0]),
         ] {
             let changes = template.pack(wanted, &slices);

@@ -4,9 +4,10 @@ use anyhow::Context;
 use clap::Parser;
 use client::connection::TokenConnection;
 use controller_manager::accounts::ServiceAccounts;
-use controller_manager::controller::Settings;
+use controller_manager::controller::{Settings, Signing};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -34,6 +35,15 @@ struct Flags {
     /// The key that signs tokens of service accounts.
     #[arg(long)]
     service_account_private_key_file: Option<PathBuf>,
+    /// The certificate of the authority that signs certificates that nodes and users ask for.
+    #[arg(long, requires = "cluster_signing_key_file")]
+    cluster_signing_cert_file: Option<PathBuf>,
+    /// That authority's key.
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    cluster_signing_key_file: Option<PathBuf>,
+    /// How long such certificates last at most.
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    cluster_signing_duration: Duration,
     /// The address on which health and metrics are served.
     #[arg(long, default_value = "0.0.0.0")]
     bind_address: IpAddr,
@@ -45,6 +55,11 @@ struct Flags {
     v: u8,
 }
 
+/// `8760h`, `1h30m`.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    Ok(Duration::try_from(text.parse::<jiff::SignedDuration>()?)?)
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Flags {
@@ -54,6 +69,9 @@ async fn main() -> anyhow::Result<()> {
         use_service_account_credentials,
         root_ca_file,
         service_account_private_key_file,
+        cluster_signing_cert_file,
+        cluster_signing_key_file,
+        cluster_signing_duration,
         bind_address,
         secure_port,
         v,
@@ -67,7 +85,13 @@ async fn main() -> anyhow::Result<()> {
         Some(path) => Some(read(path)?),
         None => client::connection::certificate_authority(&kubeconfig)?,
     };
-    let settings = Settings { root_ca, service_account_key: service_account_private_key_file.map(read).transpose()? };
+    let signing = match (cluster_signing_cert_file, cluster_signing_key_file) {
+        (Some(certificate), Some(key)) => {
+            Some(Signing { certificate: read(certificate)?, key: read(key)?, duration: cluster_signing_duration })
+        }
+        _ => None,
+    };
+    let settings = Settings { root_ca, service_account_key: service_account_private_key_file.map(read).transpose()?, signing };
     let client = client::connect(&kubeconfig, "kube-controller-manager").await?;
     let accounts = match use_service_account_credentials {
         true => Some(ServiceAccounts::new(client.clone(), TokenConnection::new(&kubeconfig).await?)),

@@ -44,7 +44,7 @@ impl Cluster {
             client: client.clone(),
             accounts: None,
             controllers: vec!["*".to_owned()],
-            settings: Settings { root_ca: Some("PEM".to_owned()), service_account_key: None },
+            settings: Settings { root_ca: Some("PEM".to_owned()), ..Settings::default() },
             leader_elect: false,
             address: None,
         };

@@ -1,5 +1,6 @@
 //! The controllers, one per file, and the one table of them.
 
+pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod cron_job;
 pub mod deployment;
@@ -109,6 +110,24 @@ pub const TABLE: &[Row] = &[
         component: "clusterrole-aggregation-controller",
         account: Some("clusterrole-aggregation-controller"),
         make: |context| Some(Arc::new(cluster_role_aggregation::ClusterRoleAggregation::new(context))),
+    },
+    Row {
+        name: "certificatesigningrequest-signing-controller",
+        component: "certificate-controller",
+        account: Some("certificate-controller"),
+        make: |context| Some(Arc::new(certificates::signing::Signer::new(context)?)),
+    },
+    Row {
+        name: "certificatesigningrequest-approving-controller",
+        component: "certificate-controller",
+        account: Some("certificate-controller"),
+        make: |context| Some(Arc::new(certificates::approving::Approver::new(context))),
+    },
+    Row {
+        name: "certificatesigningrequest-cleaner-controller",
+        component: "certificate-controller",
+        account: Some("certificate-controller"),
+        make: |context| Some(Arc::new(certificates::cleaning::Cleaner::new(context))),
     },
     Row {
         name: "resourcequota-controller",
