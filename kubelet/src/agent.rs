@@ -8,7 +8,8 @@ use crate::{
     image::Images,
     lookup::Lookup,
     node::{
-        self, Node, NodeFacts, Places,
+        self, Itself, Node, NodeFacts, Places,
+        admission::Admission,
         cgroups::{Cgroups, Driver},
         machine,
         registration::Registration,
@@ -117,6 +118,11 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         lookup: Lookup::new(client.clone()),
         services: caches.as_ref().map(|c| c.of::<Service>()),
         images: Images::new(pulls),
+        admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
+        itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
+            cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
+            api: Api::all(client),
+        }),
         cgroups: Some(Cgroups::detect(driver(&settings), &settings.cgroup_root)),
         places: Some(Places { root: root.clone(), logs }),
         resolver: network::Resolver {

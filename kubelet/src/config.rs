@@ -27,6 +27,7 @@ pub struct KubeletConfiguration {
     #[serde(rename = "resolvConf")]
     pub resolv_conf: String,
     pub seccomp_default: bool,
+    pub allowed_unsafe_sysctls: Vec<String>,
     pub serialize_image_pulls: bool,
     pub max_parallel_image_pulls: Option<usize>,
     pub node_lease_duration_seconds: i32,
@@ -59,6 +60,7 @@ impl Default for KubeletConfiguration {
             eviction_hard: EvictionHard::default(),
             resolv_conf: "/etc/resolv.conf".into(),
             seccomp_default: false,
+            allowed_unsafe_sysctls: Vec::new(),
             serialize_image_pulls: true,
             max_parallel_image_pulls: None,
             node_lease_duration_seconds: 40,

@@ -74,6 +74,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             lookup: Lookup::new(None),
             services: None,
             images: Images::new(usize::MAX >> 4),
+            admission: Default::default(),
+            itself: None,
             cgroups: None,
             places: None,
             resolver: network::Resolver::default(),

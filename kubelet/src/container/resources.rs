@@ -147,12 +147,19 @@ pub fn pod_total(spec: &PodSpec, name: &str, limits: bool) -> i64 {
     }
     let steady: i64 = spec.containers.iter().map(of).sum::<i64>() + sidecars;
     let overhead = spec.overhead.as_ref().and_then(|o| o.get(name)).and_then(milli).unwrap_or(0);
-    steady.max(init_peak) + overhead
+    pod_level(spec, name, limits).unwrap_or_else(|| steady.max(init_peak)) + overhead
+}
+
+/// What is said of the pod as a whole goes before what its containers say.
+fn pod_level(spec: &PodSpec, name: &str, limits: bool) -> Option<i64> {
+    let set = spec.resources.as_ref()?;
+    let list = if limits { &set.limits } else { &set.requests };
+    list.as_ref()?.get(name).and_then(milli)
 }
 
 /// Whether every container limits the resource, without which a pod-level limit would be wrong.
 pub fn all_limited(spec: &PodSpec, name: &str) -> bool {
-    all_containers(spec).all(|c| limit(c, name) > 0)
+    pod_level(spec, name, true).is_some() || all_containers(spec).all(|c| limit(c, name) > 0)
 }
 
 #[cfg(test)]

@@ -103,8 +103,7 @@ impl Cgroups {
         let (cpu, memory) = (resources::quota(limited("cpu")), limited("memory") / 1000);
         if self.unified {
             let dir = self.make_unified(&path)?;
-            let weight = 1 + ((shares.max(2) - 2) * 9999) / 262_142;
-            set(&dir, "cpu.weight", &weight.to_string())?;
+            set(&dir, "cpu.weight", &weight(shares).to_string())?;
             set(
                 &dir,
                 "cpu.max",
@@ -122,13 +121,36 @@ impl Cgroups {
             fs::create_dir_all(&dir)?;
             if has("cpu") {
                 set(&dir, "cpu.shares", &shares.to_string())?;
-                if cpu > 0 {
-                    set(&dir, "cpu.cfs_period_us", &resources::CPU_PERIOD.to_string())?;
-                    set(&dir, "cpu.cfs_quota_us", &cpu.to_string())?;
-                }
+                set(&dir, "cpu.cfs_period_us", &resources::CPU_PERIOD.to_string())?;
+                set(&dir, "cpu.cfs_quota_us", &if cpu > 0 { cpu } else { -1 }.to_string())?;
             }
-            if has("memory") && memory > 0 {
-                set(&dir, "memory.limit_in_bytes", &memory.to_string())?;
+            if has("memory") {
+                set(&dir, "memory.limit_in_bytes", &if memory > 0 { memory } else { -1 }.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives each class its part of the CPUs: pods that ask for some what they ask for together (`burstable`, in thousandths), those that ask for none
+    /// what is left over, and all of them together what the node has for pods (`allocatable`).
+    pub fn share(&self, allocatable: i64, burstable: i64) -> io::Result<()> {
+        if self.driver == Driver::Systemd {
+            return Ok(());
+        }
+        let pods = Path::new(&self.root).join("kubepods");
+        let classes = [(pods.clone(), allocatable), (pods.join("burstable"), burstable), (pods.join("besteffort"), 0)];
+        for (path, milli) in classes {
+            let shares = resources::shares(milli);
+            if self.unified {
+                set(&self.make_unified(&path)?, "cpu.weight", &weight(shares).to_string())?;
+                continue;
+            }
+            for hierarchy in self.hierarchies()? {
+                let name = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+                if name.split(',').any(|c| c == "cpu") {
+                    fs::create_dir_all(hierarchy.join(&path))?;
+                    set(&hierarchy.join(&path), "cpu.shares", &shares.to_string())?;
+                }
             }
         }
         Ok(())
@@ -164,6 +186,11 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Shares as the weight of cgroup v2 (upstream: `CpuSharesToCpuWeight`).
+fn weight(shares: u64) -> u64 {
+    1 + ((shares.max(2) - 2) * 9999) / 262_142
 }
 
 /// Writes one of a cgroup's files; one that this kernel does not have is left alone.
@@ -227,8 +254,15 @@ mod tests {
         cgroups.ensure_pod(&pod).expect("made");
         let dir = mount.path().join("cpu,cpuacct/kubepods/besteffort/podu");
         assert_eq!(fs::read_to_string(dir.join("cpu.shares")).expect("set"), "2");
+        cgroups.share(2000, 500).expect("shared");
+        let shares = |path: &str| fs::read_to_string(mount.path().join("cpu,cpuacct/kubepods").join(path).join("cpu.shares")).expect("set");
+        assert_eq!([shares(""), shares("burstable"), shares("besteffort")], ["2048", "512", "2"]);
         // A real cgroup's files vanish with it; here they are in the way.
-        fs::remove_file(dir.join("cpu.shares")).expect("removed");
+        for hierarchy in ["cpu,cpuacct", "memory"] {
+            for file in fs::read_dir(mount.path().join(hierarchy).join("kubepods/besteffort/podu")).expect("it is there").flatten() {
+                fs::remove_file(file.path()).expect("removed");
+            }
+        }
         cgroups.remove_pod(&pod).expect("removed");
         assert!(!dir.exists());
     }

@@ -72,6 +72,11 @@ fn memory_total(meminfo: &str) -> i64 {
     kib * 1024
 }
 
+/// Whether the kernel enforces AppArmor profiles.
+pub fn has_apparmor() -> bool {
+    read("/sys/module/apparmor/parameters/enabled") == "Y"
+}
+
 /// What the node has, as its status says it.
 pub fn capacity(machine: &Machine, max_pods: i64) -> BTreeMap<String, Quantity> {
     [

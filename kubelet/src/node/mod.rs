@@ -1,6 +1,7 @@
 //! The node: what all of its pods share ([`Node`]), what it is ([`NodeFacts`], [`machine`]), and what it tells the API of itself
 //! ([`registration`], [`status`], [`lease`]).
 
+pub mod admission;
 pub mod cgroups;
 pub mod lease;
 pub mod machine;
@@ -9,15 +10,22 @@ pub mod status;
 
 use crate::{
     clock::Clock,
-    container::{network::Resolver, resources::Amounts, security},
+    container::{
+        identity,
+        network::Resolver,
+        resources::{Amounts, Qos, milli},
+        security,
+    },
     image::Images,
     lookup::Lookup,
     pod::worker::StatusSink,
     recorder::Recorder,
     runtime::Runtime,
 };
+use admission::Refusal;
 use client::Cache;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
+use kube::Api;
 use std::{path::PathBuf, sync::Arc};
 
 /// What is known of the node from the start and does not change while it runs.
@@ -44,6 +52,46 @@ pub struct Places {
     pub logs: PathBuf,
 }
 
+/// The node's own object: as the watch shows it, and a way to ask for the newest.
+pub struct Itself {
+    /// What the watch shows.
+    pub cache: Arc<Cache<NodeObject>>,
+    /// Asks.
+    pub api: Api<NodeObject>,
+}
+
+impl Node {
+    /// Lets a pod in or says why not. Labels that were set just before the pod was bound may not have been seen yet, so a refusal for their sake is
+    /// made sure of.
+    pub async fn admit(&self, pod: &Pod) -> Result<(), Refusal> {
+        let uid = identity::uid(pod);
+        let known = self.itself.as_ref().and_then(|i| i.cache.list().first().cloned());
+        let mut verdict = self.admission.admit(uid, pod, known.as_deref(), &self.facts.allocatable);
+        if let (Some(itself), true) = (&self.itself, verdict.as_ref().is_err_and(Refusal::is_of_the_node))
+            && let Ok(newest) = itself.api.get(&self.facts.name).await
+        {
+            verdict = self.admission.admit(uid, pod, Some(&newest), &self.facts.allocatable);
+        }
+        self.share_cpus();
+        verdict
+    }
+
+    /// Nothing of the pod runs any more: what it held is free.
+    pub fn release(&self, uid: &str) {
+        self.admission.release(uid);
+        self.share_cpus();
+    }
+
+    /// Brings the classes' parts of the CPUs up to date.
+    pub fn share_cpus(&self) {
+        let Some(cgroups) = &self.cgroups else { return };
+        let cpus = self.facts.allocatable.get("cpu").and_then(milli).unwrap_or(0);
+        if let Err(error) = cgroups.share(cpus, self.admission.requested("cpu", Qos::Burstable)) {
+            tracing::warn!(%error, "the CPUs could not be shared out");
+        }
+    }
+}
+
 /// What the pods of one node share.
 pub struct Node {
     /// Its clock.
@@ -60,6 +108,10 @@ pub struct Node {
     pub services: Option<Arc<Cache<Service>>>,
     /// Images.
     pub images: Images,
+    /// What was let in, and what it holds.
+    pub admission: admission::Admission,
+    /// The node as the API has it; absent without an API server and on simulated nodes.
+    pub itself: Option<Itself>,
     /// Cgroups of pods; absent on simulated nodes.
     pub cgroups: Option<cgroups::Cgroups>,
     /// Where volumes and logs are; absent on simulated nodes.

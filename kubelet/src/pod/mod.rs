@@ -9,6 +9,7 @@ pub mod last_words;
 pub mod log_rotation;
 pub mod observed;
 pub mod phase;
+pub mod resize;
 pub mod restart;
 #[cfg(test)]
 mod simulation;

@@ -101,6 +101,19 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     }
 }
 
+/// The status of a pod that the node did not let in: why, and nothing else that is the kubelet's to say.
+pub fn rejected(pod: &Pod, why: Option<&(String, String)>) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: why.map(|(reason, _)| reason.clone()),
+        message: why.map(|(_, message)| message.clone()),
+        qos_class: Some(resources::qos(pod).as_str().into()),
+        observed_generation: pod.metadata.generation,
+        conditions: pod.status.as_ref().and_then(|s| s.conditions.clone()),
+        ..Default::default()
+    }
+}
+
 fn sandbox_ready(spec: &PodSpec, observed: &Observed) -> bool {
     observed.ready_sandbox().is_some() && (spec.host_network == Some(true) || !observed.ips().is_empty())
 }

@@ -8,20 +8,21 @@ use super::{
     backoff::Backoff,
     kill,
     observed::{self, Observed},
+    resize::{self, Resize},
     start::{self, PodContext},
     status::{self, Reasons, StatusInput},
 };
 use crate::{
-    container::identity,
+    container::{identity, resources},
     image::NotStarted,
-    node::Node,
+    node::{Node, admission},
     probe::manager::Probes,
     recorder::About,
     runtime,
     volume::{VolumeContext, setup},
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
@@ -108,6 +109,9 @@ pub struct Worker {
     /// The last status; at first the API's.
     status: PodStatus,
     failure: Option<(String, String)>,
+    /// It was refused: nothing of it was ever made.
+    rejected: bool,
+    resize: Resize,
     volume_retry: Duration,
 }
 
@@ -126,6 +130,8 @@ impl Worker {
             backoff: Backoff::default(),
             status: pod.status.clone().unwrap_or_default(),
             failure: None,
+            rejected: false,
+            resize: Resize::of(pod),
             volume_retry: VOLUME_RETRY_MIN,
         }
     }
@@ -133,6 +139,10 @@ impl Worker {
     /// Runs until nothing is left of the pod and it is gone from its source.
     pub async fn run(mut self, mut updates: watch::Receiver<Update>) {
         let mut stage = Stage::Sync;
+        let first = updates.borrow().clone();
+        if !first.ends() && !self.is_over() {
+            self.admit(&first.pod).await;
+        }
         loop {
             let update = updates.borrow_and_update().clone();
             if self.failure.is_none() {
@@ -184,6 +194,14 @@ impl Worker {
         }
     }
 
+    /// Has the node let the pod in, or refuses it in the node's words.
+    async fn admit(&mut self, pod: &Arc<Pod>) {
+        let Err(refusal) = self.node.admit(pod).await else { return };
+        self.node.events.warning(&About::pod(pod), &refusal.reason, refusal.message.clone());
+        self.failure = Some((refusal.reason, format!("Pod was rejected: {}", refusal.message)));
+        self.rejected = true;
+    }
+
     /// Whether the pod has run its course, by its own status.
     fn is_over(&self) -> bool {
         self.failure.is_some() || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
@@ -198,6 +216,7 @@ impl Worker {
                 return Some(SOON);
             }
         }
+        let pod = &self.allocate(pod).await;
         if let Some(failure) = past_deadline(pod, &self.status, self.node.clock.now()) {
             self.node.events.normal(&About::pod(pod), "DeadlineExceeded", failure.1.clone());
             self.failure = Some(failure);
@@ -217,7 +236,8 @@ impl Worker {
             Ok(volumes) => volumes,
             Err(wait) => return Some(wait),
         };
-        let plan = actions::compute_pod_actions(pod, &self.observed, &self.probes.outcomes());
+        let mut plan = actions::compute_pod_actions(pod, &self.observed, &self.probes.outcomes());
+        resize::restart(&mut plan, pod, &self.resize.due(pod, &self.observed));
         let before = self.reasons.clone();
         let Done { acted, failed, sidecar } = self.carry_out(pod, &volumes, plan).await;
         let changed = before != self.reasons;
@@ -234,6 +254,35 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         if failed { Some(look.unwrap_or(RETRY).min(RETRY)) } else { look }
+    }
+
+    /// Gives the pod what it asks for, if there is room, and brings its containers to it. Answers with the pod as it is to be run.
+    async fn allocate(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
+        let (node, uid, waker) = (self.node.clone(), &self.uid, &self.waker);
+        let fits = |spec: &PodSpec| node.admission.resize(uid, admission::held(spec), &node.facts.allocatable, waker);
+        let pod = self.resize.allocate(pod, fits);
+        let due: Vec<_> = self.resize.due(&pod, &self.observed).into_iter().filter(|(_, _, restart)| !restart).collect();
+        if due.is_empty() {
+            return pod;
+        }
+        node.share_cpus();
+        // The pod's own limits grow before its containers' and shrink after them.
+        let cgroups = |when: &str| {
+            let set = node.cgroups.as_ref().map_or(Ok(()), |c| c.ensure_pod(&pod));
+            set.unwrap_or_else(
+                |error| tracing::debug!(pod = %identity::described(&pod), when, %error, "the pod's limits could not be set"),
+            );
+        };
+        cgroups("before");
+        for (id, container, _) in &due {
+            let limits = resources::linux_resources(&pod, container, node.facts.memory);
+            match node.runtime.update_resources(id, limits).await {
+                Ok(()) => self.resize.applied(id, container),
+                Err(error) => self.resize.failed(error.to_string()),
+            }
+        }
+        cgroups("after");
+        pod
     }
 
     /// Whether all that changed is that containers now wait for a back-off to end. That is told a moment later, so that watchers see how
@@ -389,7 +438,7 @@ impl Worker {
 
     /// Ends all containers and the sandbox. A shorter grace period that comes meanwhile takes effect at once.
     async fn terminate(&mut self, update: &Update, updates: &watch::Receiver<Update>) -> runtime::Result<()> {
-        let pod = &update.pod;
+        let pod = &self.resize.given(&update.pod);
         self.probes.stop_killing();
         self.saw(Observed::fetch(self.node.runtime.as_ref(), &self.uid).await?);
         self.report(pod, false);
@@ -419,6 +468,7 @@ impl Worker {
         let pod = &update.pod;
         self.node.lookup.release(&self.uid);
         self.node.images.release(&self.uid);
+        self.node.release(&self.uid);
         if let Some(cgroups) = &self.node.cgroups {
             cgroups.remove_pod(pod)?;
         }
@@ -445,11 +495,19 @@ impl Worker {
     }
 
     fn report(&mut self, pod: &Arc<Pod>, terminal: bool) {
+        if self.rejected {
+            self.status = status::rejected(pod, self.failure.as_ref());
+            self.node.statuses.report(pod, self.status.clone());
+            return;
+        }
         let mut before = self.status.clone();
         let api = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
         let own = |c: &PodCondition| OWN_CONDITIONS.contains(&c.type_.as_str());
-        let mut conditions: Vec<_> = before.conditions.take().unwrap_or_default().into_iter().filter(own).collect();
-        conditions.extend(api.into_iter().filter(|c| !own(c)));
+        let told = before.conditions.take().unwrap_or_default();
+        let now = self.node.clock.second();
+        let resizes = self.resize.conditions(pod, &self.observed, &told, now);
+        let mut conditions: Vec<_> = told.into_iter().filter(own).collect();
+        conditions.extend(api.into_iter().filter(|c| !own(c) && !resize::CONDITIONS.contains(&c.type_.as_str())));
         before.conditions = Some(conditions);
         let outcomes = self.probes.outcomes();
         self.status = status::generate(&StatusInput {
@@ -461,8 +519,9 @@ impl Worker {
             host_ips: &self.node.facts.host_ips,
             terminal,
             failure: self.failure.as_ref(),
-            now: self.node.clock.second(),
+            now,
         });
+        self.status.conditions.get_or_insert_default().extend(resizes);
         self.node.statuses.report(pod, self.status.clone());
     }
 }

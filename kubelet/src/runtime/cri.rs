@@ -160,6 +160,12 @@ impl Runtime for Cri {
         Ok(self.runtime.clone().list_containers(timed(request, CALL)).await?.into_inner().containers)
     }
 
+    async fn update_resources(&self, id: &str, resources: api::LinuxContainerResources) -> Result<()> {
+        let request = api::UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(resources), ..Default::default() };
+        self.runtime.clone().update_container_resources(timed(request, CALL)).await?;
+        Ok(())
+    }
+
     async fn container_stats(&self) -> Result<Vec<api::ContainerStats>> {
         let request = api::ListContainerStatsRequest::default();
         Ok(self.runtime.clone().list_container_stats(timed(request, CALL)).await?.into_inner().stats)

@@ -84,6 +84,8 @@ pub trait Runtime: Send + Sync {
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()>;
     /// Removes an ended container and its log.
     async fn remove_container(&self, id: &str) -> Result<()>;
+    /// Changes the limits of a container that runs.
+    async fn update_resources(&self, id: &str, resources: api::LinuxContainerResources) -> Result<()>;
     /// One container's state.
     async fn container_status(&self, id: &str) -> Result<api::ContainerStatus>;
     /// The containers with these labels.

@@ -88,6 +88,8 @@ impl World {
             lookup: Lookup::new(None),
             services: None,
             images: Images::new(1),
+            admission: Default::default(),
+            itself: None,
             cgroups: None,
             places: None,
             resolver: network::Resolver::default(),

@@ -202,6 +202,10 @@ impl Runtime for Simulated {
             .collect())
     }
 
+    async fn update_resources(&self, _: &str, _: api::LinuxContainerResources) -> Result<()> {
+        Ok(())
+    }
+
     async fn container_stats(&self) -> Result<Vec<api::ContainerStats>> {
         Ok(Vec::new())
     }

@@ -1,0 +1,339 @@
+//! What a pod has to pass before this node runs it, whoever bound it here: what it may set, whether it belongs here, whether it fits (upstream:
+//! `pkg/kubelet/lifecycle/predicate.go`, `pkg/kubelet/sysctl`, `pkg/security/apparmor`).
+//!
+//! The checks are functions; [`Admission`] keeps what the pods that were let in hold, so that two that come at once are not both given the last CPU.
+//! Left out: making room for critical pods by ending others.
+
+use crate::container::{
+    resources::{self, Amounts, Qos},
+    sysctl,
+};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+use tokio::sync::Notify;
+
+/// Why a pod is not run: the reason and message of its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `OutOfcpu`, `NodeAffinity`, `SysctlForbidden` and the like.
+    pub reason: String,
+    /// The words.
+    pub message: String,
+}
+
+impl Refusal {
+    fn new(reason: &str, message: impl Into<String>) -> Self {
+        Refusal { reason: reason.into(), message: message.into() }
+    }
+
+    /// Whether a newer version of the node could change this.
+    pub fn is_of_the_node(&self) -> bool {
+        matches!(self.reason.as_str(), "NodeAffinity" | "TaintToleration")
+    }
+}
+
+/// Amounts by resource in the unit that messages have: thousandths of a CPU, and whole units of all else.
+pub type Held = BTreeMap<String, i64>;
+
+/// What a pod holds of the node: one pod, and what it asks for.
+pub fn held(spec: &PodSpec) -> Held {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter_map(|c| c.resources.as_ref());
+    let sets = containers.chain(spec.resources.as_ref());
+    let names = sets
+        .flat_map(|r| r.requests.iter().chain(r.limits.iter()))
+        .flat_map(BTreeMap::keys)
+        .chain(spec.overhead.iter().flat_map(BTreeMap::keys));
+    let mut out: Held = names.map(|name| (name.clone(), unit(name, resources::pod_total(spec, name, false)))).collect();
+    out.insert("pods".into(), 1);
+    out
+}
+
+/// Thousandths of a resource in its unit, rounded up.
+fn unit(name: &str, milli: i64) -> i64 {
+    if name == "cpu" { milli } else { milli.div_euclid(1000) + i64::from(milli.rem_euclid(1000) != 0) }
+}
+
+/// What of a resource does not suffice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// The resource.
+    pub name: String,
+    /// What was asked for.
+    pub requested: i64,
+    /// What others hold.
+    pub used: i64,
+    /// What there is.
+    pub capacity: i64,
+}
+
+/// The first resource that does not suffice; resources that the node does not know are somebody else's to count.
+pub fn shortage(wanted: &Held, used: &Held, allocatable: &Amounts) -> Option<Shortage> {
+    let order = |name: &str| ["pods", "cpu", "memory", "ephemeral-storage"].iter().position(|n| *n == name).unwrap_or(9);
+    let mut names: Vec<&String> = wanted.keys().collect();
+    names.sort_by_key(|name| order(name));
+    names.into_iter().find_map(|name| {
+        let capacity = unit(name, resources::milli(allocatable.get(name)?)?);
+        let (requested, used) = (wanted[name], used.get(name).copied().unwrap_or(0));
+        (requested > 0 && requested > capacity - used).then(|| Shortage { name: name.clone(), requested, used, capacity })
+    })
+}
+
+/// Whether a pod may be here at all, whatever else is. `apparmor`: the kernel has it. Sysctls in `unsafe_sysctls` are allowed.
+fn allowed(pod: &Pod, unsafe_sysctls: &[String], apparmor: bool) -> Result<(), Refusal> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Err(Refusal::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+    }
+    sysctl::verify(pod, unsafe_sysctls).map_err(|message| Refusal::new("SysctlForbidden", message))?;
+    let pods = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let profiles = containers.filter_map(|c| c.security_context.as_ref()?.app_armor_profile.as_ref()).chain(pods);
+    if !apparmor && profiles.into_iter().any(|p| p.type_ != "Unconfined") {
+        return Err(Refusal::new("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"));
+    }
+    Ok(())
+}
+
+/// Whether the pod belongs on the node: its selectors, and the node's taints that do not even let pods stay.
+fn belongs(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    let Some(spec) = &pod.spec else { return Ok(()) };
+    let label = |key: &str| node.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+    let selected = spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value));
+    let required = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let required = required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    if !selected || required.is_some_and(|r| !r.node_selector_terms.iter().any(|term| matches(term, node))) {
+        return Err(Refusal::new("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"));
+    }
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.effect == "NoExecute");
+    if !crate::container::identity::is_static(pod) && taints.into_iter().any(|t| !tolerations.iter().any(|own| tolerates(own, t))) {
+        return Err(Refusal::new("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"));
+    }
+    Ok(())
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let given = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
+    let same_key = given(&toleration.key).is_none_or(|key| key == taint.key);
+    let same_effect = given(&toleration.effect).is_none_or(|effect| effect == taint.effect);
+    let value = || toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default();
+    same_key && same_effect && (toleration.operator.as_deref() == Some("Exists") || (given(&toleration.key).is_some() && value()))
+}
+
+fn matches(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let (labels, fields) = (term.match_expressions.as_deref().unwrap_or_default(), term.match_fields.as_deref().unwrap_or_default());
+    let label = |r: &NodeSelectorRequirement| node.metadata.labels.as_ref().and_then(|labels| labels.get(&r.key).cloned());
+    let field = |r: &NodeSelectorRequirement| node.metadata.name.clone().filter(|_| r.key == "metadata.name");
+    let all = labels.iter().all(|r| satisfied(r, label(r).as_deref())) && fields.iter().all(|r| satisfied(r, field(r).as_deref()));
+    all && !(labels.is_empty() && fields.is_empty())
+}
+
+fn satisfied(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = value.is_some_and(|v| values.iter().any(|other| other == v));
+    let number = |text: &str| text.parse::<i64>().ok();
+    let compared = value.and_then(number).zip(values.first().and_then(|v| number(v))).map(|(a, b)| a.cmp(&b));
+    match requirement.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compared == Some(std::cmp::Ordering::Greater),
+        "Lt" => compared == Some(std::cmp::Ordering::Less),
+        _ => false,
+    }
+}
+
+/// What was let in.
+#[derive(Default)]
+pub struct Admission {
+    unsafe_sysctls: Vec<String>,
+    apparmor: bool,
+    /// The node takes no more pods: why.
+    closed: Mutex<Option<Refusal>>,
+    pods: Mutex<HashMap<String, Booked>>,
+    /// Pods that wait for room to grow, to be woken when there is some.
+    waiting: Mutex<HashMap<String, Arc<Notify>>>,
+}
+
+/// What one pod holds.
+#[derive(Clone, Debug)]
+struct Booked {
+    qos: Qos,
+    held: Held,
+}
+
+impl Admission {
+    /// Nothing is let in yet. `unsafe_sysctls` are `allowedUnsafeSysctls`; `apparmor`: the kernel has it.
+    pub fn new(unsafe_sysctls: Vec<String>, apparmor: bool) -> Self {
+        Admission { unsafe_sysctls, apparmor, ..Default::default() }
+    }
+
+    /// Lets a pod in, and books what it holds, or refuses it. `node` is absent while nobody knows it. A pod that has run here before is booked
+    /// without being asked where it belongs: a restart of the kubelet ends nothing.
+    pub fn admit(&self, uid: &str, pod: &Pod, node: Option<&Node>, allocatable: &Amounts) -> Result<(), Refusal> {
+        let Some(spec) = &pod.spec else { return Ok(()) };
+        let (wanted, qos) = (held(spec), resources::qos(pod));
+        let mut pods = self.pods.lock();
+        if pod.status.as_ref().is_some_and(|s| s.start_time.is_some()) {
+            pods.insert(uid.to_owned(), Booked { qos, held: wanted });
+            return Ok(());
+        }
+        allowed(pod, &self.unsafe_sysctls, self.apparmor)?;
+        let used = sum(pods.iter().filter(|(other, _)| *other != uid).map(|(_, booked)| &booked.held));
+        if let Some(short) = shortage(&wanted, &used, allocatable) {
+            let Shortage { name, requested, used, capacity } = short;
+            let message = format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
+            return Err(Refusal { reason: format!("OutOf{name}"), message });
+        }
+        if let Some(node) = node {
+            belongs(pod, node)?;
+        }
+        if let Some(refusal) = self.closed.lock().as_ref().filter(|_| !is_critical(spec)) {
+            return Err(refusal.clone());
+        }
+        pods.insert(uid.to_owned(), Booked { qos, held: wanted });
+        Ok(())
+    }
+
+    /// The pod holds `wanted` from now on if it fits. Else answers what is short, and whether it may fit once others have gone, when `waker` is notified.
+    pub fn resize(&self, uid: &str, wanted: Held, allocatable: &Amounts, waker: &Arc<Notify>) -> Result<(), (Shortage, bool)> {
+        if let Some(short) = shortage(&wanted, &Held::new(), allocatable) {
+            return Err((short, false));
+        }
+        let mut pods = self.pods.lock();
+        let used = sum(pods.iter().filter(|(other, _)| *other != uid).map(|(_, booked)| &booked.held));
+        if let Some(short) = shortage(&wanted, &used, allocatable) {
+            self.waiting.lock().insert(uid.to_owned(), waker.clone());
+            return Err((short, true));
+        }
+        if let Some(booked) = pods.get_mut(uid) {
+            booked.held = wanted;
+        }
+        drop(pods);
+        self.wake();
+        Ok(())
+    }
+
+    /// Nothing of the pod runs any more.
+    pub fn release(&self, uid: &str) {
+        self.waiting.lock().remove(uid);
+        if self.pods.lock().remove(uid).is_some() {
+            self.wake();
+        }
+    }
+
+    /// There may be room now for who waited.
+    fn wake(&self) {
+        self.waiting.lock().drain().for_each(|(_, waker)| waker.notify_one());
+    }
+
+    /// Takes no more pods but critical ones, or takes them again.
+    pub fn close(&self, refusal: Option<(&str, String)>) {
+        *self.closed.lock() = refusal.map(|(reason, message)| Refusal::new(reason, message));
+    }
+
+    /// What the pods of a class ask for of a resource together.
+    pub fn requested(&self, name: &str, class: Qos) -> i64 {
+        let pods = self.pods.lock();
+        pods.values().filter(|booked| booked.qos == class).filter_map(|booked| booked.held.get(name)).sum()
+    }
+}
+
+/// Whether the cluster needs the pod: nothing is evicted for it, and it is let in where others are not.
+pub fn is_critical(spec: &PodSpec) -> bool {
+    spec.priority.is_some_and(|priority| priority >= 2_000_000_000)
+}
+
+fn sum<'a>(all: impl Iterator<Item = &'a Held>) -> Held {
+    let mut out = Held::new();
+    for held in all {
+        for (name, amount) in held {
+            *out.entry(name.clone()).or_default() += amount;
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns"}, "spec": spec})).expect("a pod")
+    }
+
+    fn node() -> Node {
+        let taint = json!({"key": "k", "effect": "NoExecute"});
+        serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"zone": "a", "cores": "8"}}, "spec": {"taints": [taint]}}))
+            .expect("a node")
+    }
+
+    fn allocatable() -> Amounts {
+        [("cpu", "2"), ("memory", "1Gi"), ("pods", "2")].into_iter().map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).collect()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_in_upstreams_words() {
+        let admission = Admission::default();
+        let asking = |cpu: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "example.com/x": "1"}}}]}));
+        assert_eq!(admission.admit("a", &asking("1500m"), None, &allocatable()), Ok(()));
+        let refused = admission.admit("b", &asking("1"), None, &allocatable()).expect_err("too much");
+        let message = "Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000";
+        assert_eq!((refused.reason.as_str(), refused.message.as_str()), ("OutOfcpu", message));
+        assert_eq!(admission.admit("b", &asking("500m"), None, &allocatable()), Ok(()));
+        assert_eq!(admission.admit("c", &pod(json!({"containers": []})), None, &allocatable()).expect_err("the third").reason, "OutOfpods");
+        let waker = Arc::new(Notify::new());
+        let short = |name: &str, requested, used, capacity| Shortage { name: name.into(), requested, used, capacity };
+        assert_eq!(
+            admission.resize("b", Held::from([("cpu".into(), 600)]), &allocatable(), &waker),
+            Err((short("cpu", 600, 1500, 2000), true))
+        );
+        assert_eq!(
+            admission.resize("b", Held::from([("cpu".into(), 2001)]), &allocatable(), &waker),
+            Err((short("cpu", 2001, 0, 2000), false))
+        );
+        admission.release("a");
+        assert!(waker.notified().now_or_never().is_some(), "who waited is told that there is room");
+        assert_eq!(admission.resize("b", Held::from([("cpu".into(), 600)]), &allocatable(), &waker), Ok(()));
+        assert_eq!(admission.requested("cpu", Qos::Burstable), 600);
+    }
+
+    #[test]
+    fn what_does_not_belong_here_is_refused() {
+        let tolerant = json!([{"key": "k", "operator": "Exists"}]);
+        let affinity = |operator: &str, value: &str| {
+            let terms = json!([{"matchExpressions": [{"key": "cores", "operator": operator, "values": [value]}]}]);
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}})
+        };
+        for (spec, want) in [
+            (json!({"containers": [], "tolerations": tolerant}), None),
+            (json!({"containers": []}), Some("TaintToleration")),
+            (json!({"containers": [], "tolerations": tolerant, "nodeSelector": {"zone": "b"}}), Some("NodeAffinity")),
+            (json!({"containers": [], "tolerations": tolerant, "affinity": affinity("Gt", "4")}), None),
+            (json!({"containers": [], "tolerations": tolerant, "affinity": affinity("Lt", "4")}), Some("NodeAffinity")),
+            (json!({"containers": [], "tolerations": tolerant, "os": {"name": "windows"}}), Some("PodOSNotSupported")),
+        ] {
+            let got = Admission::default().admit("u", &pod(spec.clone()), Some(&node()), &allocatable());
+            assert_eq!(got.err().map(|r| r.reason).as_deref(), want, "{spec}");
+        }
+        let mut before = pod(json!({"containers": []}));
+        before.status = serde_json::from_value(json!({"startTime": "2026-01-01T00:00:00Z"})).expect("a status");
+        assert_eq!(Admission::default().admit("u", &before, Some(&node()), &allocatable()), Ok(()), "it has run here before");
+    }
+
+    #[test]
+    fn a_node_under_pressure_takes_critical_pods_alone() {
+        let admission = Admission::default();
+        admission.close(Some(("Evicted", "The node had condition: [MemoryPressure]. ".into())));
+        assert_eq!(admission.admit("u", &pod(json!({"containers": []})), None, &allocatable()).expect_err("closed").reason, "Evicted");
+        assert_eq!(admission.admit("v", &pod(json!({"containers": [], "priority": 2_000_000_000})), None, &allocatable()), Ok(()));
+    }
+}

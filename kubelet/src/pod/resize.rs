@@ -1,0 +1,277 @@
+//! In-place resize: what of the resources that a pod asks for it has been given, and bringing its containers to that (upstream:
+//! `pkg/kubelet/allocation`, KEP-1287).
+//!
+//! A changed spec is *allocated* once the node has room for it; until then the pod goes on with what it had, and a condition says why. What is allocated
+//! is *applied* by changing the limits of the running container, or by starting it anew where its `resizePolicy` says so. After a restart of the
+//! kubelet what was applied is known from the status. Left out: resources of the pod as a whole, and events.
+
+use super::{
+    actions::{Kill, KillReason, Plan, Role},
+    observed::Observed,
+    restart::is_sidecar,
+};
+use crate::node::admission::Shortage;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, PodCondition, PodSpec, ResourceRequirements},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+/// The conditions that this module makes.
+pub const CONDITIONS: &[&str] = &[PENDING, IN_PROGRESS];
+const PENDING: &str = "PodResizePending";
+const IN_PROGRESS: &str = "PodResizeInProgress";
+
+/// The state of one pod's resources.
+#[derive(Debug, Default)]
+pub struct Resize {
+    /// By container name.
+    allocated: BTreeMap<String, ResourceRequirements>,
+    /// By the runtime's id.
+    applied: HashMap<String, ResourceRequirements>,
+    /// Reason and message of a resize that was not allocated.
+    pending: Option<(&'static str, String)>,
+    /// What went wrong in applying one.
+    error: Option<String>,
+}
+
+/// The containers whose resources can change, with their places.
+fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, usize, &Container)> {
+    let init = spec.init_containers.iter().flatten().enumerate().filter(|(_, c)| is_sidecar(c)).map(|(i, c)| (Role::Init, i, c));
+    init.chain(spec.containers.iter().enumerate().map(|(i, c)| (Role::App, i, c)))
+}
+
+/// Requests and limits, without what is empty.
+fn plain(set: Option<&ResourceRequirements>) -> ResourceRequirements {
+    let kept = |list: Option<&BTreeMap<_, _>>| list.filter(|l: &&BTreeMap<_, _>| !l.is_empty()).cloned();
+    ResourceRequirements {
+        requests: kept(set.and_then(|s| s.requests.as_ref())),
+        limits: kept(set.and_then(|s| s.limits.as_ref())),
+        claims: None,
+    }
+}
+
+impl Resize {
+    /// What the pod has been given: what its status says, or all it asks for if it has never run here.
+    pub fn of(pod: &Pod) -> Self {
+        let mut resize = Resize::default();
+        let status = pod.status.as_ref();
+        let statuses: Vec<_> =
+            status.iter().flat_map(|s| s.container_statuses.iter().chain(s.init_container_statuses.iter())).flatten().collect();
+        for (_, _, container) in pod.spec.iter().flat_map(containers) {
+            let told = statuses.iter().find(|s| s.name == container.name && s.container_id.is_some());
+            let given = match told.and_then(|s| s.resources.as_ref()) {
+                Some(resources) => plain(Some(resources)),
+                None => plain(container.resources.as_ref()),
+            };
+            if let Some(id) = told.and_then(|s| s.container_id.as_deref()) {
+                resize.applied.insert(id.rsplit('/').next().unwrap_or(id).to_owned(), given.clone());
+            }
+            resize.allocated.insert(container.name.clone(), given);
+        }
+        resize
+    }
+
+    /// Allocates what the pod asks for if `fits` books it. Answers with the pod as it is to be run.
+    pub fn allocate(&mut self, pod: &Arc<Pod>, fits: impl FnOnce(&PodSpec) -> Result<(), (Shortage, bool)>) -> Arc<Pod> {
+        let Some(spec) = &pod.spec else { return pod.clone() };
+        if containers(spec).all(|(_, _, c)| self.allocated.get(&c.name).is_none_or(|given| same(given, &plain(c.resources.as_ref())))) {
+            self.pending = None;
+            return pod.clone();
+        }
+        match fits(spec) {
+            Ok(()) => {
+                self.pending = None;
+                self.error = None;
+                self.allocated = containers(spec).map(|(_, _, c)| (c.name.clone(), plain(c.resources.as_ref()))).collect();
+                pod.clone()
+            }
+            Err((Shortage { name, requested, used, capacity }, later)) => {
+                self.pending = Some(match later {
+                    true => (
+                        "Deferred",
+                        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"),
+                    ),
+                    false => {
+                        ("Infeasible", format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}"))
+                    }
+                });
+                self.given(pod)
+            }
+        }
+    }
+
+    /// The pod with what it was given instead of what it asks for.
+    pub fn given(&self, pod: &Arc<Pod>) -> Arc<Pod> {
+        let mut pod = pod.as_ref().clone();
+        let spec = pod.spec.iter_mut();
+        for container in spec.flat_map(|s| s.containers.iter_mut().chain(s.init_containers.iter_mut().flatten())) {
+            if let Some(given) = self.allocated.get(&container.name) {
+                let claims = container.resources.take().and_then(|r| r.claims);
+                container.resources = Some(ResourceRequirements { claims, ..given.clone() });
+            }
+        }
+        Arc::new(pod)
+    }
+
+    /// The running containers whose limits are not what they were given, by id, and whether each has to be started anew for it. A container that is met
+    /// for the first time was started with what it was given.
+    pub fn due(&mut self, pod: &Pod, observed: &Observed) -> Vec<(String, Container, bool)> {
+        let mut out = Vec::new();
+        for (_, _, container) in pod.spec.iter().flat_map(containers) {
+            let Some(instance) = observed.latest(&container.name).filter(|i| i.running()) else { continue };
+            let given = plain(container.resources.as_ref());
+            let applied = self.applied.entry(instance.status.id.clone()).or_insert_with(|| given.clone());
+            if !same(applied, &given) {
+                out.push((instance.status.id.clone(), container.clone(), needs_restart(container, applied, &given)));
+            }
+        }
+        self.applied.retain(|id, _| observed.instances.iter().any(|i| i.status.id == *id));
+        out
+    }
+
+    /// The container has what it was given now.
+    pub fn applied(&mut self, id: &str, container: &Container) {
+        self.applied.insert(id.to_owned(), plain(container.resources.as_ref()));
+        self.error = None;
+    }
+
+    /// The runtime would not.
+    pub fn failed(&mut self, error: String) {
+        self.error = Some(error);
+    }
+
+    /// The conditions. Those that stay keep their times.
+    pub fn conditions(&self, pod: &Pod, observed: &Observed, before: &[PodCondition], now: Timestamp) -> Vec<PodCondition> {
+        let unapplied = pod.spec.iter().flat_map(containers).any(|(_, _, container)| {
+            let running = observed.latest(&container.name).filter(|i| i.running());
+            let applied = running.and_then(|i| self.applied.get(&i.status.id));
+            applied.is_some_and(|applied| !same(applied, &plain(container.resources.as_ref())))
+        });
+        let pending = self.pending.as_ref().map(|(reason, message)| (PENDING, Some(*reason), Some(message.clone())));
+        let progress = unapplied.then(|| (IN_PROGRESS, self.error.as_ref().map(|_| "Error"), self.error.clone()));
+        let made = pending.into_iter().chain(progress).map(|(kind, reason, message)| {
+            let old = before.iter().find(|c| c.type_ == kind).and_then(|c| c.last_transition_time.clone());
+            PodCondition {
+                type_: kind.into(),
+                status: "True".into(),
+                reason: reason.map(str::to_owned),
+                message,
+                last_transition_time: Some(old.unwrap_or(Time(now))),
+                observed_generation: pod.metadata.generation,
+                ..Default::default()
+            }
+        });
+        made.collect()
+    }
+}
+
+/// Whether two sets mean the same: a limit is also the request where none is given, and amounts may be written in several ways.
+fn same(a: &ResourceRequirements, b: &ResourceRequirements) -> bool {
+    let amount = |set: &ResourceRequirements, limits: bool, name: &str| {
+        let of = |list: &Option<BTreeMap<String, _>>| list.as_ref().and_then(|l| l.get(name)).and_then(crate::container::resources::milli);
+        if limits { of(&set.limits) } else { of(&set.requests).or_else(|| of(&set.limits)) }
+    };
+    ["cpu", "memory"].iter().all(|name| [false, true].iter().all(|limits| amount(a, *limits, name) == amount(b, *limits, name)))
+}
+
+fn needs_restart(container: &Container, old: &ResourceRequirements, new: &ResourceRequirements) -> bool {
+    let only = |set: &ResourceRequirements, name: &str| {
+        let kept = |list: &Option<BTreeMap<String, _>>| {
+            list.as_ref().map(|l| l.iter().filter(|(k, _)| *k == name).map(|(k, v)| (k.clone(), Clone::clone(v))).collect())
+        };
+        ResourceRequirements { requests: kept(&set.requests), limits: kept(&set.limits), claims: None }
+    };
+    let policies = container.resize_policy.iter().flatten().filter(|p| p.restart_policy == "RestartContainer");
+    policies.into_iter().any(|p| !same(&only(old, &p.resource_name), &only(new, &p.resource_name)))
+}
+
+/// Has the plan start these containers anew.
+pub fn restart(plan: &mut Plan, pod: &Pod, due: &[(String, Container, bool)]) {
+    for (id, container, _) in due.iter().filter(|(_, _, restart)| *restart) {
+        let Some((role, index, _)) = pod.spec.iter().flat_map(containers).find(|(_, _, c)| c.name == container.name) else { continue };
+        if plan.kill_pod || plan.kill.iter().any(|k| k.id == *id) {
+            continue;
+        }
+        let message = format!("Container {} resize requires restart", container.name);
+        plan.kill.push(Kill { id: id.clone(), name: container.name.clone(), reason: KillReason::Changed, message });
+        if !plan.start.contains(&(role, index)) {
+            plan.start.push((role, index));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::observed::Instance;
+    use k8s_cri::v1::{ContainerState, ContainerStatus};
+    use serde_json::{Value, json};
+
+    fn pod(cpu: &str, policy: Value) -> Arc<Pod> {
+        let container = json!({"name": "c", "resources": {"limits": {"cpu": cpu}}, "resizePolicy": policy});
+        Arc::new(serde_json::from_value(json!({"spec": {"containers": [container]}})).expect("a pod"))
+    }
+
+    fn running() -> Observed {
+        let labels = [(crate::container::identity::CONTAINER_NAME.to_owned(), "c".to_owned())].into();
+        let status = ContainerStatus { id: "i".into(), state: ContainerState::ContainerRunning as i32, labels, ..Default::default() };
+        Observed { instances: vec![Instance { sandbox: "s".into(), status }], ..Default::default() }
+    }
+
+    fn kinds(resize: &Resize, pod: &Pod) -> Vec<(String, Option<String>)> {
+        let made = resize.conditions(pod, &running(), &[], Timestamp::UNIX_EPOCH);
+        made.into_iter().map(|c| (c.type_, c.reason)).collect()
+    }
+
+    #[test]
+    fn what_fits_is_applied_and_what_does_not_waits() {
+        let first = pod("1", json!([]));
+        let mut resize = Resize::of(&first);
+        assert_eq!(resize.allocate(&first, |_| panic!("nothing changed")), first);
+        assert!(resize.due(&first, &running()).is_empty());
+
+        let larger = pod("2", json!([]));
+        let short = |later| move |_: &PodSpec| Err((Shortage { name: "cpu".into(), requested: 2000, used: 1, capacity: 1500 }, later));
+        for (later, reason) in [(true, "Deferred"), (false, "Infeasible")] {
+            let given = resize.allocate(&larger, short(later));
+            assert_eq!(
+                given.spec.as_ref().map(|s| s.containers[0].resources.clone()),
+                first.spec.as_ref().map(|s| s.containers[0].resources.clone())
+            );
+            assert_eq!(kinds(&resize, &given), [(PENDING.to_owned(), Some(reason.to_owned()))]);
+        }
+        let given = resize.allocate(&larger, |_| Ok(()));
+        let due = resize.due(&given, &running());
+        assert_eq!((due.len(), due[0].2), (1, false));
+        assert_eq!(kinds(&resize, &given), [(IN_PROGRESS.to_owned(), None)]);
+        resize.applied("i", &due[0].1);
+        assert!(kinds(&resize, &given).is_empty() && resize.due(&given, &running()).is_empty());
+    }
+
+    #[test]
+    fn a_policy_may_want_the_container_started_anew() {
+        let policy = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+        let mut resize = Resize::of(&pod("1", policy.clone()));
+        resize.due(&pod("1", policy.clone()), &running());
+        let given = resize.allocate(&pod("2", policy), |_| Ok(()));
+        let due = resize.due(&given, &running());
+        let mut plan = Plan::default();
+        restart(&mut plan, &given, &due);
+        assert_eq!((plan.kill.len(), plan.start.as_slice()), (1, &[(Role::App, 0)][..]));
+    }
+
+    #[test]
+    fn after_a_restart_of_the_kubelet_the_status_says_what_was_applied() {
+        let mut larger = pod("2", json!([])).as_ref().clone();
+        let told = json!({"name": "c", "containerID": "containerd://i", "resources": {"limits": {"cpu": "1"}}, "image": "", "imageID": "", "ready": true, "restartCount": 0});
+        larger.status = serde_json::from_value(json!({"containerStatuses": [told]})).expect("a status");
+        let mut resize = Resize::of(&larger);
+        let given = resize.allocate(&Arc::new(larger), |_| Ok(()));
+        assert_eq!(resize.due(&given, &running()).len(), 1);
+    }
+}
