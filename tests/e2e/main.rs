@@ -4,11 +4,15 @@
 
 mod bad_input;
 mod components;
+mod containers;
 mod deployment;
 mod labels;
+mod leftovers;
 mod objects;
 mod pods;
+mod probes;
 mod scheduling;
+mod static_pods;
 mod termination;
 mod volumes;
 mod workloads;

@@ -60,7 +60,7 @@ fn deleted(name: &str, how: &str) -> String {
     format!("pod \"{name}\" {how}deleted\n")
 }
 
-/// Proves TRM-02, its signals and preStop.
+/// Proves TRM-02, its signals and preStop, and TRM-04 for a volume.
 #[test]
 fn signals_come_in_order() {
     for_each_kubectl(Cluster::shared(), "signals", |k| {

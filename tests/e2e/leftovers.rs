@@ -1,0 +1,90 @@
+//! Nothing of a deleted pod stays on its node.
+
+use skiff_testing::{Cluster, Kubectl, eventually};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+/// Rounds of pods at once: 100 in all.
+const ROUNDS: usize = 10;
+const AT_ONCE: usize = 10;
+
+fn pods(round: usize) -> String {
+    let one = |n: usize| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{round}-{n}, labels: {{round: r{round}}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
+             containers: [{{name: c, image: \"busybox:1.28\", command: [sleep, \"1000\"], volumeMounts: [{{name: m, mountPath: /m}}]}}]\n  \
+             volumes: [{{name: m, emptyDir: {{medium: Memory}}}}]\n"
+        )
+    };
+    (0..AT_ONCE).map(one).collect::<Vec<_>>().join("---\n")
+}
+
+/// What on this machine carries one of the names: processes, mounts, links, cgroups, addresses, and the kubelet's directories.
+fn found(cluster: &Cluster, names: &BTreeSet<String>) -> Vec<String> {
+    let named = |text: &str| names.iter().any(|name| text.contains(name.as_str()));
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let own = cluster.run_dir().display().to_string();
+    let listings = [
+        ("process", run("ps", &["-eo", "args"])),
+        ("mount", std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel has it")),
+        ("link", run("ip", &["-o", "link"])),
+        ("cgroup", run("find", &["/sys/fs/cgroup", "-type", "d"])),
+        ("address", run("grep", &["-r", "", &format!("{own}/cni/addresses")])),
+        ("file", run("find", &[&format!("{own}/kubelet"), &format!("{own}/logs")])),
+    ];
+    let lines = listings.iter().flat_map(|(kind, text)| text.lines().map(move |line| (kind, line)));
+    lines.filter(|(_, line)| named(line)).map(|(kind, line)| format!("{kind}: {line}")).collect()
+}
+
+/// The names of a sandbox's link and network namespace, from what the network plugin keeps while it is there.
+fn network(sandbox: &str) -> Vec<String> {
+    let results = Path::new("/var/lib/cni/results");
+    let files = std::fs::read_dir(results).into_iter().flatten().flatten().map(|e| e.path());
+    let text: String = files.filter(|p| p.to_string_lossy().contains(sandbox)).filter_map(|p| std::fs::read_to_string(p).ok()).collect();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    words.filter(|w| w.starts_with("veth") || w.starts_with("cni-") && w.len() > 20).map(str::to_owned).collect()
+}
+
+/// Proves TRM-05.
+#[test]
+fn a_hundred_pods_leave_nothing_behind() {
+    let cluster = Cluster::shared();
+    let k = Kubectl::new(cluster, cluster.binary("kubectl"), "leftovers", "ours");
+    let mut names: BTreeSet<String> = BTreeSet::new();
+    for round in 0..ROUNDS {
+        k.apply(&pods(round));
+        let label = format!("round=r{round}");
+        let get = |path: &str| k.ok(&["get", "pods", "-l", &label, "-o", &format!("jsonpath={path}")]);
+        eventually("all of them run", 90, || get("{.items[*].status.phase}").split(' ').filter(|p| *p == "Running").count() == AT_ONCE);
+        let uids = get("{.items[*].metadata.uid}");
+        let before = names.len();
+        for uid in uids.split(' ') {
+            names.insert(uid.to_owned());
+            for sandbox in cluster.containers(uid, "sandbox") {
+                names.extend(network(&sandbox));
+                names.insert(sandbox);
+            }
+        }
+        assert!(names.len() >= before + 4 * AT_ONCE, "each has a UID, a sandbox, a link and a network namespace: {names:?}");
+        if round == 0 {
+            let kinds: BTreeSet<String> = found(cluster, &names).iter().map(|f| f[..f.find(':').unwrap_or(0)].to_owned()).collect();
+            assert_eq!(kinds.len(), 6, "the search finds pods that are there: {kinds:?}");
+        }
+        k.ok(&["delete", "pods", "-l", &label, "--wait=false"]);
+        eventually("all of them are gone", 90, || get("{.items[*].metadata.name}").is_empty());
+    }
+    let mut left = Vec::new();
+    let clean = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while std::time::Instant::now() < clean {
+        left = found(cluster, &names);
+        if left.is_empty() {
+            return;
+        }
+        std::thread::yield_now();
+    }
+    panic!("{} things are left: {:#?}", left.len(), &left[..left.len().min(20)]);
+}
