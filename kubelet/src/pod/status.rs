@@ -52,8 +52,11 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     let spec = input.pod.spec.as_ref().unwrap_or(&none);
     let has_init = spec.init_containers.iter().flatten().next().is_some();
     let default_reason = if has_init { "PodInitializing" } else { "ContainerCreating" };
-    let init: Vec<_> = spec.init_containers.iter().flatten().map(|c| container_status(input, c, true, default_reason)).collect();
+    let mut init: Vec<_> = spec.init_containers.iter().flatten().map(|c| container_status(input, c, true, default_reason)).collect();
     let mut apps: Vec<_> = spec.containers.iter().map(|c| container_status(input, c, false, default_reason)).collect();
+    if input.terminal {
+        end_unknown(spec, &mut init, &mut apps);
+    }
     // A pod that failed as a whole says so once its processes have ended, and not before.
     let failure = input.failure.filter(|_| !input.observed.any_running());
     let phase = match failure {
@@ -78,6 +81,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     });
     apps.sort_by(|a, b| a.name.cmp(&b.name));
     let ephemeral = ephemeral_statuses(input, spec);
+    // A pod that was refused before anything of it was made has no containers to speak of.
+    let refused = input.failure.is_some() && input.before.container_statuses.is_none() && input.observed.instances.is_empty();
     let ips = pod_ips(input, spec);
     let total = pod_requests(spec);
     PodStatus {
@@ -90,8 +95,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
         pod_ip: ips.first().cloned(),
         pod_ips: (!ips.is_empty()).then(|| ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
         start_time: Some(input.before.start_time.clone().unwrap_or(Time(input.now))),
-        init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: Some(apps),
+        init_container_statuses: (!init.is_empty() && !refused).then_some(init),
+        container_statuses: (!refused).then_some(apps),
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         qos_class: Some(resources::qos(input.pod).as_str().into()),
         observed_generation: input.pod.metadata.generation,
@@ -210,13 +215,7 @@ fn unmade(input: &StatusInput<'_>, container: &Container, default_reason: &str) 
         return before.clone(); // What ended stays as it was told.
     }
     if state.running.is_some() {
-        let lost = ContainerStateTerminated {
-            exit_code: 137,
-            reason: Some("ContainerStatusUnknown".into()),
-            message: Some("The container could not be located when the pod was terminated".into()),
-            ..Default::default()
-        };
-        let lost = ContainerState { terminated: Some(lost), ..Default::default() };
+        let lost = lost();
         if input.terminal {
             status.state = Some(lost);
         } else {
@@ -225,6 +224,38 @@ fn unmade(input: &StatusInput<'_>, container: &Container, default_reason: &str) 
         }
     }
     status
+}
+
+/// The state of a container of which nobody knows how it ended.
+fn lost() -> ContainerState {
+    let ended = ContainerStateTerminated {
+        exit_code: 137,
+        reason: Some("ContainerStatusUnknown".into()),
+        message: Some("The container could not be located when the pod was terminated".into()),
+        ..Default::default()
+    };
+    ContainerState { terminated: Some(ended), ..Default::default() }
+}
+
+/// At a pod's end nothing waits any more: what has no end of its own counts as failed, so that a pod that never ran is no success. Where the
+/// pod was not initialized, only the init containers that had their turn do (upstream: `TerminatePod`).
+fn end_unknown(spec: &PodSpec, init: &mut [ContainerStatus], apps: &mut [ContainerStatus]) {
+    let waits = |status: &ContainerStatus| status.state.as_ref().is_none_or(|s| s.terminated.is_none());
+    let last_exit = |status: &ContainerStatus| {
+        let states = [status.state.as_ref(), status.last_state.as_ref()];
+        states.into_iter().flatten().any(|s| s.terminated.as_ref().is_some_and(|t| t.exit_code == 0))
+    };
+    let began = |status: &ContainerStatus| {
+        status.state.as_ref().is_some_and(|s| s.waiting.is_none()) || status.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
+    };
+    let last_sidecar = spec.init_containers.iter().flatten().last().is_some_and(is_sidecar);
+    let last_done = init.last().is_none_or(|last| if last_sidecar { last.started == Some(true) } else { last_exit(last) });
+    if last_done || apps.iter().any(began) {
+        apps.iter_mut().filter(|s| waits(s)).for_each(|s| s.state = Some(lost()));
+    }
+    // Those after the last that began never had their turn; the first always had.
+    let turns = init.iter().rposition(began).map_or(1, |at| at + 1).min(init.len());
+    init[..turns].iter_mut().filter(|s| waits(s)).for_each(|s| s.state = Some(lost()));
 }
 
 fn waiting(reason: &str, message: &str) -> ContainerState {

@@ -55,3 +55,55 @@ fn status_name(status: i32) -> &'static str {
         _ => "UNKNOWN",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full};
+    use hyper_util::{
+        rt::{TokioExecutor, TokioIo},
+        server::conn::auto::Builder,
+    };
+    use std::convert::Infallible;
+
+    /// A health service that answers every check alike: with a status, or that it has no such call.
+    async fn serve(answer: Option<u8>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = hyper::service::service_fn(move |_: hyper::Request<hyper::body::Incoming>| async move {
+                    // One frame, not compressed, with field 1 of the response.
+                    let frame = answer.map(|status| Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status])).unwrap_or_default();
+                    let code = if answer.is_some() { "0" } else { "12" };
+                    let trailers =
+                        http::HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), http::HeaderValue::from_static(code))]);
+                    let body = Full::new(frame).with_trailers(async move { Some(Ok(trailers)) });
+                    Ok::<_, Infallible>(hyper::Response::builder().header("content-type", "application/grpc").body(body).expect("valid"))
+                });
+                tokio::spawn(async move {
+                    // The client closes when it has its answer.
+                    drop(Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+        });
+        address
+    }
+
+    /// Proves PRB-01, grpc.
+    #[tokio::test]
+    async fn only_serving_is_success() {
+        let limit = Duration::from_secs(5);
+        for (answer, want) in [
+            (Some(1), Ok(())),
+            (Some(2), Err("service unhealthy (responded with \"NOT_SERVING\")".to_owned())),
+            (None, Err("error: this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_owned())),
+        ] {
+            assert_eq!(check(&serve(answer).await, "", limit).await, want, "{answer:?}");
+        }
+        let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").to_string();
+        let late = check(&nobody, "", Duration::from_secs(1)).await.expect_err("nobody is there");
+        assert_eq!(late, format!("timeout: failed to connect service {nobody:?} within 1s: context deadline exceeded"));
+    }
+}

@@ -66,6 +66,40 @@ async fn a_pod_deleted_while_it_starts_leaves_nothing() {
     }
 }
 
+/// What never ran did not succeed.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_never_ran_ends_as_failed() {
+    let mut world = World::new(one(json!({})));
+    world.runtime.fault(Call::RunSandbox, 1, Fault::Hangs);
+    world.apply();
+    world.pass(5).await;
+    world.delete(30);
+    world.until_gone().await;
+    let status = world.status();
+    assert_eq!((status.phase.as_deref(), state(&status, "c").as_str()), (Some("Failed"), "exit 137"));
+
+    let world = World::new(json!({"initContainers": [{"name": "i", "image": "i:1"}, {"name": "j", "image": "i:1"}],
+        "containers": [{"name": "c", "image": "i:1"}], "restartPolicy": "Never"}));
+    world.runtime.process("i", Process::ending(1, 4));
+    world.apply();
+    world.until("Failed", |s| s.phase.as_deref() == Some("Failed")).await;
+    world.pass(5).await;
+    let status = world.status();
+    assert_eq!(["i", "j", "c"].map(|name| state(&status, name)), ["exit 4", "PodInitializing", "PodInitializing"]);
+}
+
+/// A pod that the node refuses has a reason, and no containers.
+#[tokio::test(start_paused = true)]
+async fn a_refused_pod_has_no_containers() {
+    let world = World::new(one(json!({})));
+    world.workers.fail(Arc::new(world.pod.clone()), "OutOfcpu", "Node didn't have enough resource: cpu");
+    world.until("Failed", |s| s.phase.as_deref() == Some("Failed")).await;
+    world.pass(5).await;
+    let status = world.status();
+    assert_eq!((status.reason.as_deref(), status.container_statuses), (Some("OutOfcpu"), None));
+    assert!(world.told().is_empty());
+}
+
 /// Proves POD-09: a pod that has run its course stays as it ended until it is deleted.
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_is_done_keeps_its_containers_until_it_is_deleted() {

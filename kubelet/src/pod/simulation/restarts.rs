@@ -72,6 +72,27 @@ async fn a_container_restarts_alone() {
     assert_eq!(restarts(&world.status(), "a"), 0);
 }
 
+/// Proves POD-19: an ephemeral container joins a pod that runs, disturbs nothing, and is never restarted.
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_container_joins_and_disturbs_nothing() {
+    let mut world = World::new(one(json!({})));
+    world.runtime.process("dbg", Process::ending(5, 1));
+    world.apply();
+    world.until_state("c", "running").await;
+    let ephemeral = json!([{"name": "dbg", "image": "i:2", "targetContainerName": "c"}]);
+    let spec = world.pod.spec.as_mut().expect("a spec");
+    spec.ephemeral_containers = Some(serde_json::from_value(ephemeral).expect("well formed"));
+    world.pod.metadata.generation = Some(2);
+    world.apply();
+    world.until_state("dbg", "running").await;
+    world.until_state("dbg", "exit 1").await;
+    world.pass(60).await;
+    assert_eq!(world.told_of(&["start", "term"]), ["start c", "start dbg"]);
+    let status = world.status();
+    assert_eq!((status.phase.as_deref(), status.observed_generation), (Some("Running"), Some(2)));
+    assert!(ready(&status, "c"));
+}
+
 /// Proves POD-09, for rules of a container's own.
 #[tokio::test(start_paused = true)]
 async fn a_rule_of_the_container_wins_over_the_policy() {
