@@ -122,12 +122,14 @@ pub fn check(csr: &CertificateSigningRequest, subject: &Subject) -> Option<Resul
 #[cfg(test)]
 pub mod fixtures {
     use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-    use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
     use serde_json::json;
 
     /// A request to a signer, for a name of an organization and host names.
     pub fn csr(signer: &str, name: &str, organization: &str, hosts: &[&str], usages: &[&str]) -> CertificateSigningRequest {
         let mut params = CertificateParams::default();
+        // The default has a common name already, which would stay in front.
+        params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, organization);
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = hosts.iter().map(|host| SanType::DnsName((*host).try_into().unwrap())).collect();
