@@ -133,12 +133,15 @@ impl Context {
         Ok(config)
     }
 
-    /// The namespace of this command: the flag, else the context's, else `default`.
+    /// The namespace of this command: the flag, else the context's, else `default`. A context that is asked for has to be there.
     pub fn namespace(&mut self) -> Result<String> {
         if let Some(ns) = self.global.text("namespace") {
             return Ok(ns.to_owned());
         }
         let config = self.kubeconfig()?;
+        if let Some(name) = self.global.text("context").filter(|name| !config.has_context(name)) {
+            return Err(crate::kubeconfig::missing("context", name));
+        }
         Ok(config.namespace(self.global.text("context")).unwrap_or_else(|| "default".to_owned()))
     }
 

@@ -192,6 +192,11 @@ impl Kubeconfig {
         self.0.get("current-context").and_then(Value::as_str).unwrap_or("")
     }
 
+    /// Whether there is a context of that name.
+    pub fn has_context(&self, name: &str) -> bool {
+        self.entry(CONTEXTS, name).is_some()
+    }
+
     /// The namespace that a context (or the current one) names.
     pub fn namespace(&self, context: Option<&str>) -> Option<String> {
         let entry = self.entry(CONTEXTS, context.unwrap_or(self.current_context()))?;

@@ -69,6 +69,9 @@ fn dispatch(context: &mut Context, words: &[String]) -> Result<()> {
     };
     args.check_required()?;
     context.configure(&args)?;
+    if command.namespace_first && !(args.knows("raw") && args.text("raw").is_some()) {
+        context.namespace()?;
+    }
     exec(context, &args)
 }
 

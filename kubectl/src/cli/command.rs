@@ -28,12 +28,25 @@ pub struct Command {
     pub exec: Option<Exec>,
     /// False for a command whose later words belong to somebody else (none of upstream's but plugins).
     pub interspersed: bool,
+    /// Whether it asks the kubeconfig for its namespace before anything else, so that a context which is not there is told in those words.
+    pub namespace_first: bool,
 }
 
 impl Command {
     /// A command with nothing but a name and a line of help.
     pub fn new(name: &'static str, about: &'static str) -> Command {
-        Command { name, aliases: &[], group: "", about, usage: "", flags: Vec::new(), commands: Vec::new(), exec: None, interspersed: true }
+        Command {
+            name,
+            aliases: &[],
+            group: "",
+            about,
+            usage: "",
+            flags: Vec::new(),
+            commands: Vec::new(),
+            exec: None,
+            interspersed: true,
+            namespace_first: false,
+        }
     }
     /// With other words that call it.
     pub fn aliases(mut self, aliases: &'static [&'static str]) -> Command {
@@ -60,6 +73,13 @@ impl Command {
         self.exec = Some(exec);
         self
     }
+    /// The same, asking for its namespace before anything else, as do its subcommands.
+    pub fn in_namespace(mut self) -> Command {
+        self.namespace_first = true;
+        self.commands = self.commands.into_iter().map(Command::in_namespace).collect();
+        self
+    }
+
     fn answers_to(&self, word: &str) -> bool {
         self.name == word || self.aliases.contains(&word)
     }

@@ -28,6 +28,7 @@ pub fn cli() -> Command {
 }
 
 fn can_i(ctx: &mut Context, args: &Args) -> Result<()> {
+    ctx.connection()?;
     let namespace = if args.bool("all-namespaces") { String::new() } else { ctx.namespace()? };
     if args.bool("list") {
         return list(ctx, args, &namespace);

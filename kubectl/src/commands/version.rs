@@ -53,7 +53,7 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
     let mut versions = json!({"clientVersion": client_version(), "kustomizeVersion": KUSTOMIZE_VERSION});
     let mut failure = None;
     if !args.bool("client") {
-        match ctx.connection().and_then(|c| c.get(&Url::new("/version").query("timeout", "32s"))) {
+        match ctx.connection()?.get(&Url::new("/version").query("timeout", "32s")) {
             Ok(v) => versions["serverVersion"] = v,
             Err(e) => failure = Some(e),
         }
