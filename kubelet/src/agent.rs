@@ -11,7 +11,8 @@ use crate::{
         self, Itself, Node, NodeFacts, Places,
         admission::Admission,
         cgroups::{Cgroups, Driver},
-        machine,
+        eviction::threshold,
+        machine::{self, Shares},
         registration::Registration,
         status::StatusFacts,
     },
@@ -30,15 +31,12 @@ use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf,
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Flags and file together, the flags first.
+/// How many images are pulled at once where nobody says: enough for anybody, and a bound still.
+const UNLIMITED_PULLS: usize = 256;
+
+/// Flags and file together, the flags first, checked.
 pub fn settings(flags: &Flags) -> anyhow::Result<KubeletConfiguration> {
-    let mut settings = match &flags.config {
-        Some(path) => config::read(path)?,
-        None => KubeletConfiguration::default(),
-    };
-    for key in settings.others.keys() {
-        tracing::warn!(field = %key, "this field of the configuration has no effect here");
-    }
+    let mut settings = config::read(flags.config.as_deref(), flags.config_dir.as_deref())?;
     fn overrule<T: Clone>(target: &mut T, flag: Option<&T>) {
         if let Some(value) = flag {
             target.clone_from(value);
@@ -51,14 +49,22 @@ pub fn settings(flags: &Flags) -> anyhow::Result<KubeletConfiguration> {
     overrule(&mut settings.cgroup_driver, flags.cgroup_driver.as_ref());
     overrule(&mut settings.cluster_domain, flags.cluster_domain.as_ref());
     overrule(&mut settings.max_pods, flags.max_pods.as_ref());
+    overrule(&mut settings.container_runtime_endpoint, flags.container_runtime_endpoint.as_ref());
+    overrule(&mut settings.pod_logs_dir, flags.pod_logs_dir.as_ref());
     if !flags.cluster_dns.is_empty() {
         settings.cluster_dns.clone_from(&flags.cluster_dns);
     }
     if let Some(path) = &flags.client_ca_file {
         settings.authentication.x509.client_ca_file = path.to_string_lossy().into_owned();
     }
-    if settings.container_runtime_endpoint.is_empty() {
-        settings.container_runtime_endpoint.clone_from(&flags.container_runtime_endpoint);
+    let wrong = config::validation::validate(&settings);
+    match wrong.as_slice() {
+        [] => {}
+        [one] => bail!("failed to validate kubelet configuration, error: {one}"),
+        many => bail!("failed to validate kubelet configuration, error: [{}]", many.join(", ")),
+    }
+    for field in settings.without_effect() {
+        tracing::warn!(field, "this field of the configuration has no effect here");
     }
     Ok(settings)
 }
@@ -101,15 +107,16 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let runtime: Arc<dyn Runtime> = Arc::new(Cri::new(&settings.container_runtime_endpoint));
     let statuses = StatusManager::new(client.clone());
     let caches = client.clone().map(SharedCaches::new);
+    let thresholds = threshold::parse(&settings).map_err(anyhow::Error::msg)?;
+    let shares = Shares::of(&settings, &thresholds, machine.cpus).map_err(anyhow::Error::msg)?;
     let facts = NodeFacts {
         name: name.clone(),
         host_ips: vec![address.to_string()],
-        capacity: machine::capacity(&machine, settings.max_pods),
-        allocatable: machine::allocatable(&machine, settings.max_pods, &settings.eviction_hard),
+        capacity: machine::capacity(&machine, shares.pods),
+        allocatable: machine::allocatable(&machine, &shares),
         memory: machine.memory,
     };
-    let logs = absolute(&flags.pod_logs_dir)?;
-    let pulls = if settings.serialize_image_pulls { 1 } else { settings.max_parallel_image_pulls.unwrap_or(16) };
+    let logs = PathBuf::from(&settings.pod_logs_dir);
     let node = Arc::new(Node {
         clock: Clock::Wall,
         facts: facts.clone(),
@@ -117,7 +124,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         events: Recorder(client.clone().map(|c| EventRecorder::core(c, "kubelet", &name))),
         lookup: Lookup::new(client.clone()),
         services: caches.as_ref().map(|c| c.of::<Service>()),
-        images: Images::new(pulls),
+        images: Images::new(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS)),
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
         itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
             cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
@@ -178,7 +185,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     tasks.spawn(crate::pod::log_rotation::keep(
         workers.clone(),
         settings.container_log_max_size.clone(),
-        settings.container_log_max_files,
+        usize::try_from(settings.container_log_max_files).unwrap_or(2),
         stop.clone(),
     ));
 
@@ -243,7 +250,7 @@ async fn register_and_keep(
     tracing::info!(node = %registration.name, port = facts.port, "registered");
     let uid = registered.metadata.uid.unwrap_or_default();
     let lease = node::lease::keep(client, registration.name.clone(), uid.clone(), settings.node_lease_duration_seconds, stop.clone());
-    let status = node::status::keep(nodes, facts, runtime, settings.node_status_report_frequency, events, stop.clone());
+    let status = node::status::keep(nodes, facts, runtime, settings.node_status_report_frequency.get(), events, stop.clone());
     let mirrored = async {
         if let Some(mirrors) = mirrors {
             mirrors.run(uid, stop.clone()).await;
@@ -276,10 +283,6 @@ async fn finish(mut tasks: JoinSet<()>, stop: CancellationToken) -> anyhow::Resu
 
 fn driver(settings: &KubeletConfiguration) -> Driver {
     if settings.cgroup_driver == "systemd" { Driver::Systemd } else { Driver::Cgroupfs }
-}
-
-fn absolute(path: &PathBuf) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("the path {}", path.display()))
 }
 
 /// The node's own resolver. Without the file pods get none from the node, which upstream warns of, too.

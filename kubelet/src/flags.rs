@@ -17,9 +17,12 @@ pub struct Flags {
     /// KubeletConfiguration file.
     #[arg(long)]
     pub config: Option<PathBuf>,
+    /// Directory of `*.conf` files that are read over the configuration, in the order of their names.
+    #[arg(long)]
+    pub config_dir: Option<PathBuf>,
     /// CRI socket.
-    #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
-    pub container_runtime_endpoint: String,
+    #[arg(long)]
+    pub container_runtime_endpoint: Option<String>,
     /// Address of the node; by default the one of the default route.
     #[arg(long)]
     pub node_ip: Option<String>,
@@ -30,8 +33,8 @@ pub struct Flags {
     #[arg(long, default_value = "/var/lib/kubelet")]
     pub root_dir: PathBuf,
     /// Where pods' logs are kept.
-    #[arg(long, default_value = "/var/log/pods")]
-    pub pod_logs_dir: PathBuf,
+    #[arg(long)]
+    pub pod_logs_dir: Option<String>,
     /// Port of the server (0 for any).
     #[arg(long)]
     pub port: Option<u16>,

@@ -12,7 +12,8 @@ use crate::{
     lookup::Lookup,
     node::{
         self, Node, NodeFacts,
-        machine::{self, Machine},
+        eviction::threshold,
+        machine::{self, Machine, Shares},
         registration::Registration,
         status::{self, StatusFacts},
     },
@@ -54,14 +55,16 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let mut by_name: HashMap<String, Arc<Workers>> = HashMap::new();
     let (_ready, ready) = watch::channel(false);
     let slots = Arc::new(tokio::sync::Semaphore::new(REGISTERING));
+    let thresholds = threshold::parse(&settings).map_err(anyhow::Error::msg)?;
+    let shares = Shares::of(&settings, &thresholds, CPUS).map_err(anyhow::Error::msg)?;
     for index in 0..flags.hollow_nodes {
         let name = format!("{}{index}", flags.hollow_prefix);
         let machine = machine();
         let facts = NodeFacts {
             name: name.clone(),
             host_ips: vec![address(index)],
-            capacity: machine::capacity(&machine, settings.max_pods),
-            allocatable: machine::allocatable(&machine, settings.max_pods, &settings.eviction_hard),
+            capacity: machine::capacity(&machine, shares.pods),
+            allocatable: machine::allocatable(&machine, &shares),
             memory: machine.memory,
         };
         let runtime: Arc<dyn Runtime> = Arc::new(Simulated::new(index, Clock::Wall, behaviour.clone()));
@@ -99,7 +102,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             flags.register_with_taints.iter().filter(|t| !t.is_empty()).map(|t| agent::parse_taint(t)).collect::<Result<_, _>>()?;
         let registration = Registration { name, labels, taints, pod_cidr: None, status: Default::default() };
         let seconds = settings.node_lease_duration_seconds;
-        let frequency = settings.node_status_report_frequency;
+        let frequency = settings.node_status_report_frequency.get();
         tasks.spawn(live(client.clone(), registration, status_facts, runtime, seconds, frequency, slots.clone(), stop.clone()));
     }
     // Only bound pods: a field selector of the scheduler's kind, without a node's name in it.
@@ -151,7 +154,7 @@ fn machine() -> Machine {
         kubelet_version: crate::VERSION.into(),
         ..Default::default()
     };
-    Machine { cpus: CPUS, memory: MEMORY, disk: DISK, info }
+    Machine { cpus: CPUS, memory: MEMORY, disk: DISK, info, ..Default::default() }
 }
 
 /// An address of the range for benchmarks (RFC 2544), which no machine has.

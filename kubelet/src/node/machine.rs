@@ -1,5 +1,8 @@
 //! What the machine is: CPUs, memory, disk, ids, addresses. Read once at the start, from `/proc`, `/sys` and the kernel.
 
+use super::eviction::threshold::{Amount, Threshold};
+use crate::{config::KubeletConfiguration, container::resources::Amounts};
+use api::quantity;
 use k8s_openapi::{api::core::v1::NodeSystemInfo, apimachinery::pkg::api::resource::Quantity};
 use std::{collections::BTreeMap, fs, io, net::IpAddr, path::Path};
 
@@ -12,6 +15,8 @@ pub struct Machine {
     pub memory: i64,
     /// Size of the file system that the kubelet's root is on, in bytes.
     pub disk: i64,
+    /// Sizes of huge pages in bytes, and how many of each there are.
+    pub hugepages: BTreeMap<i64, i64>,
     /// Ids, kernel and system names.
     pub info: NodeSystemInfo,
 }
@@ -47,6 +52,7 @@ pub fn inspect(root: &Path) -> io::Result<Machine> {
         cpus: i64::try_from(cpus).unwrap_or(1),
         memory: memory_total(&read("/proc/meminfo")),
         disk: i64::try_from(disk).unwrap_or(i64::MAX),
+        hugepages: hugepages(Path::new("/sys/kernel/mm/hugepages")),
         info,
     })
 }
@@ -77,30 +83,93 @@ pub fn has_apparmor() -> bool {
     read("/sys/module/apparmor/parameters/enabled") == "Y"
 }
 
+/// What the configuration takes and gives of what the machine has.
+#[derive(Clone, Debug, Default)]
+pub struct Shares {
+    /// How many pods fit.
+    pub pods: i64,
+    /// What is kept for the system and for Kubernetes, by resource (`systemReserved`, `kubeReserved`).
+    pub reserved: BTreeMap<String, quantity::Quantity>,
+    /// What has to stay free of memory and of the disk before pods are evicted.
+    pub free: BTreeMap<&'static str, Amount>,
+}
+
+impl Shares {
+    /// By the configuration.
+    pub fn of(config: &KubeletConfiguration, thresholds: &[Threshold], cpus: i64) -> Result<Self, String> {
+        let per_core = Some(config.pods_per_core).filter(|n| *n > 0).map(|n| n.saturating_mul(cpus));
+        let mut reserved: BTreeMap<String, quantity::Quantity> = BTreeMap::new();
+        for (name, text) in config.system_reserved.iter().chain(&config.kube_reserved) {
+            if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage" | "pid") {
+                return Err(format!("cannot reserve {name:?} resource"));
+            }
+            let amount: quantity::Quantity = text.parse().map_err(|error: quantity::ParseError| error.to_string())?;
+            if amount.sign() < 0 {
+                return Err(format!("resource quantity for {name:?} cannot be negative: {text}"));
+            }
+            *reserved.entry(name.clone()).or_insert(quantity::Quantity::ZERO) += amount;
+        }
+        let hard = |signal: &str| thresholds.iter().find(|t| t.is_hard() && t.signal.name == signal).map(|t| t.value);
+        let free = [("memory", hard("memory.available")), ("ephemeral-storage", hard("nodefs.available"))];
+        Ok(Shares {
+            pods: per_core.map_or(config.max_pods, |n| n.min(config.max_pods)),
+            reserved,
+            free: free.into_iter().filter_map(|(name, amount)| Some((name, amount?))).collect(),
+        })
+    }
+
+    /// Of a resource, what pods together may use at most before the kernel stops them: all but what is reserved.
+    pub fn for_pods(&self, name: &str, whole: i64) -> i64 {
+        let reserved = self.reserved.get(name).copied().unwrap_or(quantity::Quantity::ZERO);
+        let reserved = if name == "cpu" { reserved.milli_value() } else { reserved.value() };
+        whole.saturating_sub(reserved).max(0)
+    }
+}
+
 /// What the node has, as its status says it.
-pub fn capacity(machine: &Machine, max_pods: i64) -> BTreeMap<String, Quantity> {
-    [
+pub fn capacity(machine: &Machine, pods: i64) -> Amounts {
+    let mut out: Amounts = [
         ("cpu", machine.cpus.to_string()),
-        ("memory", format!("{}Ki", machine.memory / 1024)),
-        ("ephemeral-storage", format!("{}Ki", machine.disk / 1024)),
-        ("hugepages-1Gi", "0".into()),
-        ("hugepages-2Mi", "0".into()),
-        ("pods", max_pods.to_string()),
+        ("memory", binary(machine.memory)),
+        ("ephemeral-storage", binary(machine.disk)),
+        ("pods", pods.to_string()),
     ]
     .into_iter()
     .map(|(k, v)| (k.to_owned(), Quantity(v)))
-    .collect()
+    .collect();
+    for (size, pages) in &machine.hugepages {
+        out.insert(format!("hugepages-{}", binary(*size)), Quantity(binary(size * pages)));
+    }
+    out
 }
 
-/// What of it is for pods: all but what must stay free before pods are evicted (upstream's `evictionHard` defaults: 100 MiB of memory, a tenth of
-/// the disk) and what is reserved.
-pub fn allocatable(machine: &Machine, max_pods: i64, eviction: &crate::config::EvictionHard) -> BTreeMap<String, Quantity> {
-    let mut out = capacity(machine, max_pods);
-    let memory = machine.memory - eviction.memory_available.of(machine.memory);
-    let disk = machine.disk - eviction.nodefs_available.of(machine.disk);
-    out.insert("memory".into(), Quantity(format!("{}Ki", memory.max(0) / 1024)));
-    out.insert("ephemeral-storage".into(), Quantity(disk.max(0).to_string()));
+/// What of it is for pods: all but what is reserved and what must stay free before pods are evicted. Memory that is given to huge pages is no other memory.
+pub fn allocatable(machine: &Machine, shares: &Shares) -> Amounts {
+    let mut out = capacity(machine, shares.pods);
+    out.insert("cpu".into(), quantity::Quantity::from_milli(shares.for_pods("cpu", machine.cpus * 1000)).into());
+    let huge: i64 = machine.hugepages.iter().map(|(size, pages)| size * pages).sum();
+    for (name, whole, less) in [("memory", machine.memory, huge), ("ephemeral-storage", machine.disk, 0)] {
+        let free = shares.free.get(name).map_or(0, |amount| amount.of(whole));
+        let left = shares.for_pods(name, whole).saturating_sub(free).saturating_sub(less).max(0);
+        out.insert(name.into(), Quantity(binary(left)));
+    }
     out
+}
+
+/// An amount as the API writes amounts of memory.
+pub fn binary(amount: i64) -> String {
+    quantity::Quantity::new(amount, quantity::Format::BinarySi).to_string()
+}
+
+/// Sizes of huge pages in bytes, and how many of each are set aside. `root` is where the kernel tells of them.
+fn hugepages(root: &Path) -> BTreeMap<i64, i64> {
+    let sizes = fs::read_dir(root).into_iter().flatten().flatten();
+    let one = |entry: fs::DirEntry| {
+        let size: i64 = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+        let pages = fs::read_to_string(entry.path().join("nr_hugepages")).ok()?.trim().parse().ok()?;
+        Some((size * 1024, pages))
+    };
+    sizes.filter_map(one).collect()
 }
 
 /// The address that packets to elsewhere leave from: what the default route's interface has. Nothing is sent.
@@ -123,16 +192,44 @@ pub fn host_name() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EvictionHard;
+    use crate::node::eviction::threshold;
+    use serde_json::json;
 
     #[test]
     fn amounts_are_told_in_the_apis_words() {
         assert_eq!(memory_total("MemTotal:       24 kB\nMemFree: 1 kB"), 24 * 1024);
         assert_eq!(os_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"), "Debian GNU/Linux 12 (bookworm)");
-        let machine = Machine { cpus: 2, memory: 1 << 30, disk: 1000 * 1024, info: NodeSystemInfo::default() };
+        let machine = Machine { cpus: 2, memory: (1 << 30) + 1024, disk: 1000 * 1024, ..Default::default() };
         let all = capacity(&machine, 110);
-        assert_eq!((all["cpu"].0.as_str(), all["memory"].0.as_str(), all["pods"].0.as_str()), ("2", "1048576Ki", "110"));
-        let left = allocatable(&machine, 110, &EvictionHard::default());
-        assert_eq!((left["memory"].0.as_str(), left["ephemeral-storage"].0.as_str()), ("946176Ki", "921600"));
+        assert_eq!((all["cpu"].0.as_str(), all["memory"].0.as_str(), all["pods"].0.as_str()), ("2", "1048577Ki", "110"));
+    }
+
+    fn left(machine: &Machine, config: serde_json::Value) -> Amounts {
+        let config: KubeletConfiguration = serde_json::from_value(config).expect("it can be read");
+        let thresholds = threshold::parse(&config).expect("good ones");
+        allocatable(machine, &Shares::of(&config, &thresholds, machine.cpus).expect("good amounts"))
+    }
+
+    #[test]
+    fn pods_get_what_is_neither_reserved_nor_kept_free() {
+        let hugepages = BTreeMap::from([(2 << 20, 4), (1 << 30, 0)]);
+        let machine = Machine { cpus: 2, memory: 1 << 30, disk: 1000 * 1024, hugepages, ..Default::default() };
+        let of = |amounts: &Amounts, names: [&str; 5]| names.map(|n| amounts[n].0.clone());
+        let names = ["cpu", "memory", "ephemeral-storage", "pods", "hugepages-2Mi"];
+        // 1 GiB less 100 MiB to stay free and 8 MiB of huge pages; a tenth of the disk.
+        assert_eq!(of(&left(&machine, json!({})), names), ["2", "916Mi", "900Ki", "110", "8Mi"]);
+        let config = json!({"systemReserved": {"cpu": "250m", "memory": "100Mi"}, "kubeReserved": {"cpu": "250m", "ephemeral-storage": "100Ki"},
+            "evictionHard": {}, "podsPerCore": 10});
+        assert_eq!(of(&left(&machine, config), names), ["1500m", "916Mi", "900Ki", "20", "8Mi"]);
+        let wrong: KubeletConfiguration = serde_json::from_value(json!({"kubeReserved": {"gold": "1"}})).expect("it can be read");
+        assert_eq!(Shares::of(&wrong, &[], 1).err().as_deref(), Some("cannot reserve \"gold\" resource"));
+    }
+
+    #[test]
+    fn huge_pages_are_counted_by_size() {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir(root.path().join("hugepages-2048kB")).expect("made");
+        fs::write(root.path().join("hugepages-2048kB/nr_hugepages"), "3\n").expect("written");
+        assert_eq!(hugepages(root.path()), BTreeMap::from([(2 << 20, 3)]));
     }
 }

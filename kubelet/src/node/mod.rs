@@ -3,10 +3,12 @@
 
 pub mod admission;
 pub mod cgroups;
+pub mod eviction;
 pub mod lease;
 pub mod machine;
 pub mod registration;
 pub mod status;
+pub mod usage;
 
 use crate::{
     clock::Clock,

@@ -5,6 +5,7 @@ use super::{
     observed::{Instance, Observed, timestamp},
     phase::{self, ConditionInput},
     restart::{self, is_sidecar},
+    worker::Failure,
 };
 use crate::{
     container::{identity, resources},
@@ -40,8 +41,8 @@ pub struct StatusInput<'a> {
     pub host_ips: &'a [String],
     /// Whether the pod's containers have ended and will not run again.
     pub terminal: bool,
-    /// A reason and message for the whole pod that make it Failed: a missed deadline, an eviction, a refusal.
-    pub failure: Option<&'a (String, String)>,
+    /// What makes the whole pod Failed: a missed deadline, an eviction, a refusal.
+    pub failure: Option<&'a Failure>,
     /// The time.
     pub now: Timestamp,
 }
@@ -88,8 +89,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
-        reason: failure.map(|(reason, _)| reason.clone()).or_else(|| input.before.reason.clone()),
-        message: failure.map(|(_, message)| message.clone()).or_else(|| input.before.message.clone()),
+        reason: failure.map(|f| f.reason.clone()).or_else(|| input.before.reason.clone()),
+        message: failure.map(|f| f.message.clone()).or_else(|| input.before.message.clone()),
         host_ip: input.host_ips.first().cloned(),
         host_ips: Some(input.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: ips.first().cloned(),
@@ -107,11 +108,11 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
 }
 
 /// The status of a pod that the node did not let in: why, and nothing else that is the kubelet's to say.
-pub fn rejected(pod: &Pod, why: Option<&(String, String)>) -> PodStatus {
+pub fn rejected(pod: &Pod, why: Option<&Failure>) -> PodStatus {
     PodStatus {
         phase: Some("Failed".into()),
-        reason: why.map(|(reason, _)| reason.clone()),
-        message: why.map(|(_, message)| message.clone()),
+        reason: why.map(|f| f.reason.clone()),
+        message: why.map(|f| f.message.clone()),
         qos_class: Some(resources::qos(pod).as_str().into()),
         observed_generation: pod.metadata.generation,
         conditions: pod.status.as_ref().and_then(|s| s.conditions.clone()),

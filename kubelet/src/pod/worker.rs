@@ -22,12 +22,16 @@ use crate::{
     volume::{VolumeContext, setup},
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 /// How soon what failed for a reason that time may cure is tried again (upstream's pod workers back off as long).
 const RETRY: Duration = Duration::from_secs(10);
@@ -57,8 +61,28 @@ pub struct Update {
     pub pod: Arc<Pod>,
     /// It is gone from its source: from the API, or its manifest from the directory.
     pub removed: bool,
-    /// It was refused or evicted: reason and message.
-    pub failure: Option<(String, String)>,
+    /// It was evicted, or has to go for another reason of the node's.
+    pub failure: Option<Failure>,
+}
+
+/// Why a pod fails as a whole, whatever its containers do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Failure {
+    /// The reason of its status: `Evicted`, `DeadlineExceeded`.
+    pub reason: String,
+    /// The words.
+    pub message: String,
+    /// How long its containers get in seconds, where it is not what the pod says.
+    pub grace: Option<u64>,
+    /// A condition that its status gets: that it was disrupted.
+    pub condition: Option<PodCondition>,
+}
+
+impl Failure {
+    /// One that gives the pod the time it has by itself.
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Failure { reason: reason.into(), message: message.into(), ..Default::default() }
+    }
 }
 
 impl Update {
@@ -67,9 +91,10 @@ impl Update {
         self.removed || self.failure.is_some() || self.pod.metadata.deletion_timestamp.is_some()
     }
 
-    /// The grace period that is in force now, in seconds, where the spec's is not.
+    /// The grace period that is in force now, in seconds, where the spec's is not: the shorter of the deletion's and the failure's.
     fn grace(&self) -> Option<u64> {
-        self.pod.metadata.deletion_grace_period_seconds.and_then(|s| u64::try_from(s).ok())
+        let deletion = self.pod.metadata.deletion_grace_period_seconds.and_then(|s| u64::try_from(s).ok());
+        deletion.into_iter().chain(self.failure.as_ref().and_then(|f| f.grace)).min()
     }
 }
 
@@ -108,16 +133,18 @@ pub struct Worker {
     backoff: Backoff,
     /// The last status; at first the API's.
     status: PodStatus,
-    failure: Option<(String, String)>,
+    failure: Option<Failure>,
     /// It was refused: nothing of it was ever made.
     rejected: bool,
     resize: Resize,
     volume_retry: Duration,
+    /// Cancelled once nothing of the pod runs any more.
+    ended: CancellationToken,
 }
 
 impl Worker {
-    /// A worker for the pod. `waker` is notified when something happens to it.
-    pub fn new(node: Arc<Node>, pod: &Pod, waker: Arc<Notify>) -> Self {
+    /// A worker for the pod. `waker` is notified when something happens to it; `ended` is cancelled once nothing of it runs any more.
+    pub fn new(node: Arc<Node>, pod: &Pod, waker: Arc<Notify>, ended: CancellationToken) -> Self {
         let uid = identity::uid(pod).to_owned();
         node.lookup.register(&uid, waker.clone());
         Worker {
@@ -133,6 +160,7 @@ impl Worker {
             rejected: false,
             resize: Resize::of(pod),
             volume_retry: VOLUME_RETRY_MIN,
+            ended,
         }
     }
 
@@ -198,7 +226,7 @@ impl Worker {
     async fn admit(&mut self, pod: &Arc<Pod>) {
         let Err(refusal) = self.node.admit(pod).await else { return };
         self.node.events.warning(&About::pod(pod), &refusal.reason, refusal.message.clone());
-        self.failure = Some((refusal.reason, format!("Pod was rejected: {}", refusal.message)));
+        self.failure = Some(Failure::new(refusal.reason, format!("Pod was rejected: {}", refusal.message)));
         self.rejected = true;
     }
 
@@ -218,7 +246,7 @@ impl Worker {
         }
         let pod = &self.allocate(pod).await;
         if let Some(failure) = past_deadline(pod, &self.status, self.node.clock.now()) {
-            self.node.events.normal(&About::pod(pod), "DeadlineExceeded", failure.1.clone());
+            self.node.events.normal(&About::pod(pod), "DeadlineExceeded", failure.message.clone());
             self.failure = Some(failure);
             return None;
         }
@@ -447,8 +475,9 @@ impl Worker {
         loop {
             let current = grace;
             let shorter = newest.wait_for(|u| u.grace().is_some_and(|new| current.is_none_or(|old| new < old)));
-            // A pod that was given its grace period with the deletion has it in its metadata; only a change of mind overrides it.
-            let over = if grace == update.grace() { None } else { grace };
+            // A pod that was given its grace period with the deletion has it in its metadata; only a failure's own or a change of mind overrides it.
+            let own = update.failure.as_ref().is_none_or(|f| f.grace.is_none());
+            let over = if own && grace == update.grace() { None } else { grace };
             tokio::select! {
                 killed = kill::kill_pod(&self.node, pod, &self.observed, over) => { killed?; break; }
                 Ok(change) = shorter => grace = change.grace(),
@@ -469,6 +498,7 @@ impl Worker {
         self.node.lookup.release(&self.uid);
         self.node.images.release(&self.uid);
         self.node.release(&self.uid);
+        self.ended.cancel();
         if let Some(cgroups) = &self.node.cgroups {
             cgroups.remove_pod(pod)?;
         }
@@ -521,7 +551,11 @@ impl Worker {
             failure: self.failure.as_ref(),
             now,
         });
-        self.status.conditions.get_or_insert_default().extend(resizes);
+        let conditions = self.status.conditions.get_or_insert_default();
+        conditions.extend(resizes);
+        if let Some(condition) = self.failure.as_ref().and_then(|f| f.condition.clone()) {
+            with_condition(conditions, condition, now);
+        }
         self.node.statuses.report(pod, self.status.clone());
     }
 }
@@ -555,10 +589,18 @@ fn deadline(pod: &Pod, status: &PodStatus) -> Option<Timestamp> {
     Some(status.start_time.as_ref()?.0 + jiff::SignedDuration::from_secs(seconds))
 }
 
-fn past_deadline(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<(String, String)> {
-    deadline(pod, status)
-        .filter(|at| *at <= now)
-        .map(|_| ("DeadlineExceeded".to_owned(), "Pod was active on the node longer than the specified deadline".to_owned()))
+fn past_deadline(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<Failure> {
+    let over = deadline(pod, status).filter(|at| *at <= now)?;
+    tracing::debug!(pod = %identity::described(pod), deadline = %over, "past its deadline");
+    Some(Failure::new("DeadlineExceeded", "Pod was active on the node longer than the specified deadline"))
+}
+
+/// A pod's conditions with one more, or with that one brought up to date; it keeps the time it has had its value since.
+fn with_condition(conditions: &mut Vec<PodCondition>, mut condition: PodCondition, now: Timestamp) {
+    let before = conditions.iter().position(|c| c.type_ == condition.type_).map(|at| conditions.remove(at));
+    let since = before.filter(|c| c.status == condition.status).and_then(|c| c.last_transition_time);
+    condition.last_transition_time = Some(since.unwrap_or(Time(now)));
+    conditions.push(condition);
 }
 
 /// Puts the last words of ended containers into their statuses, where they left any.

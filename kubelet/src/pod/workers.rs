@@ -2,7 +2,7 @@
 //!
 //! It also tells workers of what the runtime reports, and ends what the runtime has of pods that nobody wants any more.
 
-use super::worker::{Update, Worker};
+use super::worker::{Failure, Update, Worker};
 use crate::{
     container::identity::{self, POD_NAME, POD_NAMESPACE, POD_UID},
     node::Node,
@@ -29,6 +29,8 @@ const RELIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 struct Handle {
     updates: watch::Sender<Update>,
     waker: Arc<Notify>,
+    /// Cancelled once nothing of the pod runs any more.
+    ended: CancellationToken,
     task: AbortHandle,
 }
 
@@ -79,12 +81,20 @@ impl Workers {
         self.send(pod, None, false);
     }
 
-    /// The pod is refused or evicted.
-    pub fn fail(self: &Arc<Self>, pod: Arc<Pod>, reason: &str, message: &str) {
-        self.send(pod, Some((reason.to_owned(), message.to_owned())), false);
+    /// The pod is evicted, or fails for another reason of the node's.
+    pub fn fail(self: &Arc<Self>, pod: Arc<Pod>, failure: Failure) {
+        self.send(pod, Some(failure), false);
     }
 
-    fn send(self: &Arc<Self>, pod: Arc<Pod>, failure: Option<(String, String)>, removed: bool) {
+    /// Waits until nothing of the pod runs any more. Answers at once for a pod that nobody knows.
+    pub async fn ended(&self, uid: &str) {
+        let ended = self.state.lock().by_uid.get(uid).map(|handle| handle.ended.clone());
+        if let Some(ended) = ended {
+            ended.cancelled().await;
+        }
+    }
+
+    fn send(self: &Arc<Self>, pod: Arc<Pod>, failure: Option<Failure>, removed: bool) {
         let uid = identity::uid(&pod).to_owned();
         let mut state = self.state.lock();
         if let Some(handle) = state.by_uid.get(&uid) {
@@ -102,14 +112,15 @@ impl Workers {
             return;
         }
         let waker = Arc::new(Notify::new());
-        let worker = Worker::new(self.node.clone(), &pod, waker.clone());
+        let ended = CancellationToken::new();
+        let worker = Worker::new(self.node.clone(), &pod, waker.clone(), ended.clone());
         let (updates, receiver) = watch::channel(Update { pod, removed, failure });
         let (workers, key) = (self.clone(), uid.clone());
         let task = tokio::spawn(async move {
             worker.run(receiver).await;
             workers.done(&key);
         });
-        state.by_uid.insert(uid, Handle { updates, waker, task: task.abort_handle() });
+        state.by_uid.insert(uid, Handle { updates, waker, ended, task: task.abort_handle() });
     }
 
     /// Ends all workers where they are, as the end of the process would. What runs goes on; the next kubelet takes it over.

@@ -71,7 +71,7 @@ pub async fn start(options: Options<'_>) -> anyhow::Result<(u16, Pin<Box<dyn Fut
     let shared = Shared {
         workers: options.workers,
         authorizer: Arc::new(authorize::Authorizer::new(options.client, settings)),
-        configz: Arc::new(configz(settings)),
+        configz: Arc::new(serde_json::json!({"kubeletconfig": settings.shown()})),
     };
     let router = router(shared);
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
@@ -111,25 +111,6 @@ pub async fn start(options: Options<'_>) -> anyhow::Result<(u16, Pin<Box<dyn Fut
         }
     };
     Ok((port, Box::pin(serving)))
-}
-
-fn configz(settings: &KubeletConfiguration) -> serde_json::Value {
-    serde_json::json!({"kubeletconfig": {
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "staticPodPath": settings.static_pod_path,
-        "clusterDNS": settings.cluster_dns,
-        "clusterDomain": settings.cluster_domain,
-        "cgroupDriver": settings.cgroup_driver,
-        "maxPods": settings.max_pods,
-        "port": settings.port,
-        "address": settings.address,
-        "containerLogMaxSize": settings.container_log_max_size,
-        "containerLogMaxFiles": settings.container_log_max_files,
-        "nodeLeaseDurationSeconds": settings.node_lease_duration_seconds,
-        "seccompDefault": settings.seccomp_default,
-        "serializeImagePulls": settings.serialize_image_pulls,
-    }})
 }
 
 fn router(shared: Shared) -> Router {

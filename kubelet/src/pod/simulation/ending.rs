@@ -1,7 +1,11 @@
 //! How pods end.
 
 use super::*;
-use crate::runtime::simulated::behaviour::{Call, Fault, Process};
+use crate::{
+    pod::worker::Failure,
+    runtime::simulated::behaviour::{Call, Fault, Process},
+};
+use k8s_openapi::api::core::v1::PodCondition;
 
 async fn running(process: Process) -> World {
     let world = World::new(one(json!({})));
@@ -92,12 +96,37 @@ async fn a_pod_that_never_ran_ends_as_failed() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_pod_has_no_containers() {
     let world = World::new(one(json!({})));
-    world.workers.fail(Arc::new(world.pod.clone()), "OutOfcpu", "Node didn't have enough resource: cpu");
+    world.workers.fail(Arc::new(world.pod.clone()), Failure::new("OutOfcpu", "Node didn't have enough resource: cpu"));
     world.until("Failed", |s| s.phase.as_deref() == Some("Failed")).await;
     world.pass(5).await;
     let status = world.status();
     assert_eq!((status.reason.as_deref(), status.container_statuses), (Some("OutOfcpu"), None));
     assert!(world.told().is_empty());
+}
+
+/// A pod that is evicted gets the eviction's grace period, fails with its words, and says that it was disrupted.
+#[tokio::test(start_paused = true)]
+async fn an_evicted_pod_ends_in_the_evictions_time() {
+    let world = running(Process::deaf()).await;
+    let condition = PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        reason: Some("TerminationByKubelet".into()),
+        ..Default::default()
+    };
+    let failure =
+        Failure { grace: Some(1), condition: Some(condition), ..Failure::new("Evicted", "The node was low on resource: memory. ") };
+    let began = world.clock.now();
+    world.workers.fail(Arc::new(world.pod.clone()), failure);
+    world.workers.ended("u").await;
+    world.until("Failed", |s| s.phase.as_deref() == Some("Failed")).await;
+    let status = world.status();
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some("The node was low on resource: memory. ")));
+    let disrupted = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("it says so");
+    assert_eq!(disrupted.reason.as_deref(), Some("TerminationByKubelet"));
+    assert!(disrupted.last_transition_time.is_some());
+    assert!(world.told().last().is_some_and(|last| last.ends_with("exit c 137")));
+    assert!(world.clock.now().duration_since(began).as_secs() <= 2, "the pod's own grace period is 30 s");
 }
 
 /// Proves POD-09: a pod that has run its course stays as it ended until it is deleted.

@@ -1,0 +1,4 @@
+//! What the node and its pods use.
+
+pub mod cgroup;
+pub mod disk;
