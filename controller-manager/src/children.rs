@@ -4,8 +4,9 @@
 //! after a failure is no longer expected. Events are those of the owner.
 
 use crate::ops::{DeleteOptions, Executor, Request, namespace_is_terminating};
+use crate::pods;
 use client::events::EventType;
-use client::{Expectations, ObjectKey};
+use client::{Change, Expectations, ObjectKey};
 use futures::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::Resource;
@@ -132,6 +133,16 @@ async fn delete(
                 outcome.failure.get_or_insert(error);
             }
         }
+    }
+}
+
+/// Notes what a change of a pod fulfils of what is expected for its owner.
+pub fn observe(expectations: &Expectations<ObjectKey>, key: &ObjectKey, change: &Change<Pod>) {
+    let pod = change.object();
+    match change {
+        Change::Added(pod) if !pods::is_terminating(pod) => expectations.creation_observed(key),
+        Change::Updated { new, .. } if !pods::is_terminating(new) => {}
+        _ => expectations.deletion_observed(key, pod.metadata.uid.as_deref().unwrap_or_default()),
     }
 }
 

@@ -8,6 +8,7 @@
 //! Behaviour, names and texts are upstream's `pkg/controller`. Deliberately absent: cloud controllers.
 
 pub mod accounts;
+pub mod amounts;
 pub mod children;
 pub mod claim;
 pub mod controller;
@@ -16,6 +17,7 @@ pub mod discovery;
 pub mod endpoint_slices;
 pub mod ops;
 pub mod pods;
+pub mod revisions;
 pub mod run;
 pub mod services;
 pub mod written;

@@ -17,6 +17,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
+pub mod stateful_set;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
 
@@ -134,6 +135,12 @@ pub const TABLE: &[Row] = &[
         component: "resourcequota-controller",
         account: Some("resourcequota-controller"),
         make: |context| Some(Arc::new(resource_quota::ResourceQuotaController::new(context))),
+    },
+    Row {
+        name: "statefulset-controller",
+        component: "statefulset-controller",
+        account: Some("statefulset-controller"),
+        make: |context| Some(Arc::new(stateful_set::StatefulSetController::new(context))),
     },
     Row {
         name: "job-controller",

@@ -227,17 +227,8 @@ impl<R: Replicated> ReplicasController<R> {
     }
 
     fn pod_changed(&self, change: &Change<Pod>) {
-        let pod = change.object();
-        let Some(key) = crate::controller::controller_key::<R, Pod>(pod.as_ref()) else { return };
-        match change {
-            Change::Added(pod) if !pods::is_terminating(pod) => self.expectations.creation_observed(&key),
-            Change::Added(_) | Change::Deleted(_) => {
-                self.expectations.deletion_observed(&key, pod.metadata.uid.as_deref().unwrap_or_default())
-            }
-            Change::Updated { new, .. } if pods::is_terminating(new) => {
-                self.expectations.deletion_observed(&key, new.metadata.uid.as_deref().unwrap_or_default());
-            }
-            Change::Updated { .. } => {}
+        if let Some(key) = crate::controller::controller_key::<R, Pod>(change.object().as_ref()) {
+            children::observe(&self.expectations, &key, change);
         }
     }
 

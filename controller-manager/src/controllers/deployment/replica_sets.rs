@@ -1,11 +1,12 @@
 //! What a Deployment's ReplicaSets say: which is the new one, how many replicas they have, which revision; and what a new one looks like
 //! (upstream: `pkg/controller/deployment/util`).
 
+use crate::amounts::scaled;
 use crate::claim::controller_reference;
+use crate::revisions;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -57,18 +58,6 @@ pub fn fenceposts(deployment: &Deployment) -> (i32, i32) {
     // With neither, nothing could ever move.
     let unavailable = if surge == 0 && unavailable == 0 { 1 } else { unavailable };
     (surge, if desired == 0 { 0 } else { unavailable.min(desired) })
-}
-
-fn scaled(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let hundredths = percent * i64::from(total);
-            i32::try_from(if up { (hundredths + 99).div_euclid(100) } else { hundredths / 100 }).unwrap_or(i32::MAX)
-        }
-    }
 }
 
 /// A ReplicaSet's replicas.
@@ -124,14 +113,10 @@ pub fn split(deployment: &Deployment, sets: &[Arc<ReplicaSet>]) -> (Option<Arc<R
     (new, ordered)
 }
 
-/// The hash of a template: 32 bits, written with letters that make no words. Like upstream's in form; in value it need only differ
-/// between templates, and is made of ours.
+/// The hash of a template.
 pub fn template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut text = serde_json::to_vec(template).expect("API types have string keys and no failing serializers");
-    text.extend(collisions.map(i32::to_le_bytes).into_iter().flatten());
-    let hash = text.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    hash.to_string().bytes().map(|digit| char::from(LETTERS[usize::from(digit) % LETTERS.len()])).collect()
+    let text = serde_json::to_vec(template).expect("API types have string keys and no failing serializers");
+    revisions::hash(&text, collisions)
 }
 
 /// A ReplicaSet for the Deployment's present version.

@@ -85,12 +85,7 @@ impl JobController {
     fn pod_changed(&self, change: &Change<Pod>) {
         let pod = change.object();
         let Some(key) = job_key(pod) else { return };
-        match change {
-            Change::Added(pod) if !pods::is_terminating(pod) => self.expectations.creation_observed(&key),
-            Change::Added(_) | Change::Deleted(_) => self.expectations.deletion_observed(&key, &uid(pod)),
-            Change::Updated { new, .. } if pods::is_terminating(new) => self.expectations.deletion_observed(&key, &uid(pod)),
-            Change::Updated { .. } => {}
-        }
+        children::observe(&self.expectations, &key, change);
         if (matches!(change, Change::Deleted(_)) || !is_tracked(pod))
             && let Some(removing) = self.removing.lock().get_mut(&key)
         {
