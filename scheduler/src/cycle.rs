@@ -1,10 +1,11 @@
 //! One decision: of all nodes, those on which the pod can run, and of these the best (upstream: `schedule_one.go`). Pure but for the random
 //! choice among equals, which comes in as a parameter.
 
-use crate::framework::{Code, Context, CycleState, Plugin, Point, PreFilter, Rejection, Verdict};
+use crate::framework::{Code, Context, CycleState, Plugin, Point, PostFilter, PreFilter, Rejection, Verdict};
 use crate::node_info::NodeInfo;
 use crate::plugins::PluginSet;
 use crate::pod_info::PodInfo;
+use crate::preemption::Candidate;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,9 +14,6 @@ use std::sync::Arc;
 const ENOUGH: usize = 100;
 /// Of many nodes, at least this share is looked at, in percent.
 const SMALLEST_SHARE: usize = 5;
-
-/// What the DynamicResources plugin says whenever a pod fits nowhere: it comes before preemption in upstream's order, and clients see it.
-const NO_CLAIMS: &str = "no new claims to deallocate";
 
 /// A node was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +31,8 @@ pub struct Decision {
 pub struct FitError {
     /// How many nodes there are.
     pub nodes: usize,
-    /// Why not this node, by name.
-    pub rejected: BTreeMap<String, Rejection>,
+    /// Why not this node, by its position in the snapshot; in the order in which they were looked at.
+    pub rejected: Vec<(usize, Rejection)>,
     /// Why no node that is not in `rejected`.
     pub others: Option<Rejection>,
     /// A refusal of the pod as such, before any node was looked at.
@@ -46,7 +44,7 @@ pub struct FitError {
 impl FitError {
     /// The names of the plugins that refused.
     pub fn plugins(&self) -> BTreeSet<&'static str> {
-        let rejections = self.rejected.values().chain(&self.others).chain(&self.pre_filter);
+        let rejections = self.rejected.iter().map(|(_, rejection)| rejection).chain(&self.others).chain(&self.pre_filter);
         rejections.map(|rejection| rejection.plugin).filter(|plugin| !plugin.is_empty()).collect()
     }
 
@@ -71,16 +69,21 @@ impl FitError {
         message
     }
 
-    /// Says what preemption had to say, in the place where users find it.
-    pub fn explain_preemption(&mut self, message: &str) {
-        self.post_filter = format!("{NO_CLAIMS}, preemption: {message}");
+    /// Why not the node at this position.
+    pub fn rejection(&self, position: usize) -> Option<&Rejection> {
+        self.rejected
+            .iter()
+            .find(|(of, _)| *of == position)
+            .map(|(_, rejection)| rejection)
+            .or(self.others.as_ref())
+            .or(self.pre_filter.as_ref())
     }
 }
 
 /// `1 Insufficient cpu, 2 node(s) were unschedulable`, sorted as text.
-fn histogram(nodes: usize, rejected: &BTreeMap<String, Rejection>, others: Option<&Rejection>) -> String {
+fn histogram(nodes: usize, rejected: &[(usize, Rejection)], others: Option<&Rejection>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in rejected.values().flat_map(|rejection| &rejection.reasons) {
+    for reason in rejected.iter().flat_map(|(_, rejection)| &rejection.reasons) {
         *counts.entry(reason).or_default() += 1;
     }
     let unnamed = nodes.saturating_sub(rejected.len());
@@ -95,7 +98,7 @@ fn histogram(nodes: usize, rejected: &BTreeMap<String, Rejection>, others: Optio
 }
 
 /// `0/3 nodes are available: 1 ..., 2 ....`, for preemption's part of the message.
-pub fn unavailable(nodes: usize, rejected: &BTreeMap<String, Rejection>, others: &Rejection) -> String {
+pub fn unavailable(nodes: usize, rejected: &[(usize, Rejection)], others: &Rejection) -> String {
     format!("0/{nodes} nodes are available: {}.", histogram(nodes, rejected, Some(others)))
 }
 
@@ -121,6 +124,8 @@ impl Search {
 /// What the pre-filters left to do.
 pub struct Filters<'a> {
     plugins: Vec<&'a dyn Plugin>,
+    /// Those that correct what they have remembered when something is tried out.
+    correcting: Vec<&'a dyn Plugin>,
     /// Only these nodes, if set.
     only: Option<(BTreeSet<String>, BTreeSet<&'static str>)>,
 }
@@ -132,44 +137,67 @@ pub fn pre_filter<'a>(
     pod: &PodInfo,
     context: &Context<'_>,
 ) -> Result<Filters<'a>, Rejection> {
-    let (mut skipped, mut only) = (BTreeSet::new(), None::<(BTreeSet<String>, BTreeSet<&'static str>)>);
+    let (mut skipped, mut correcting) = (BTreeSet::new(), Vec::new());
+    let mut only = None::<(BTreeSet<String>, BTreeSet<&'static str>)>;
     for plugin in plugins.at(Point::PreFilter) {
         match plugin.pre_filter(cycle, pod, context).map_err(|rejection| Rejection { plugin: plugin.name(), ..rejection })? {
-            PreFilter::AllNodes => {}
             PreFilter::Skip => {
                 skipped.insert(plugin.name());
+                continue;
             }
+            PreFilter::AllNodes => {}
             PreFilter::Nodes(names) => {
                 let (so_far, by) = only.take().unwrap_or_else(|| (names.clone(), BTreeSet::new()));
-                only = Some((so_far.intersection(&names).cloned().collect(), by.into_iter().chain([plugin.name()]).collect()));
+                let both: BTreeSet<String> = so_far.intersection(&names).cloned().collect();
+                let by: BTreeSet<&'static str> = by.into_iter().chain([plugin.name()]).collect();
+                if both.is_empty() {
+                    let list: Vec<&str> = by.iter().copied().collect();
+                    let reason = match list.as_slice() {
+                        [one] => format!("node(s) didn't satisfy plugin {one}"),
+                        several => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", several.join(" ")),
+                    };
+                    return Err(Rejection { plugin: plugin.name(), ..Rejection::unresolvable(reason) });
+                }
+                only = Some((both, by));
             }
         }
+        correcting.push(plugin);
     }
     let plugins = plugins.at(Point::Filter).filter(|plugin| !skipped.contains(plugin.name())).collect();
-    Ok(Filters { plugins, only })
+    Ok(Filters { plugins, correcting, only })
 }
 
 impl Filters<'_> {
     /// Whether the pod can run on a node, the first refusal if not.
-    pub fn check(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    pub fn check(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
         for plugin in &self.plugins {
-            plugin.filter(cycle, pod, node).map_err(|rejection| Rejection { plugin: plugin.name(), ..rejection })?;
+            plugin.filter(cycle, pod, node, context).map_err(|rejection| Rejection { plugin: plugin.name(), ..rejection })?;
         }
         Ok(())
     }
 
     /// The same with the pods in mind that have been promised room there by preemption: it must fit with and without them.
-    fn check_with_nominated(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
-        let nominated = context.nominated.get(node.name()).into_iter().flatten();
-        let ahead: Vec<_> = nominated.filter(|other| other.uid() != pod.uid() && other.priority() >= pod.priority()).collect();
-        if !ahead.is_empty() {
-            let mut fuller = node.clone();
-            for other in ahead {
-                fuller.add_pod(other.clone());
-            }
-            self.check(cycle, pod, &fuller)?;
+    pub fn check_with_nominated(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
+        let nominated = context.snapshot.nominated(node.name());
+        let ahead = || nominated.iter().filter(|other| other.uid() != pod.uid() && other.priority() >= pod.priority());
+        if ahead().next().is_some() {
+            let (mut fuller, mut cycle) = (node.clone(), cycle.clone());
+            ahead().for_each(|other| self.add(&mut cycle, pod, other.clone(), &mut fuller));
+            self.check(&cycle, pod, &fuller, context)?;
         }
-        self.check(cycle, pod, node)
+        self.check(cycle, pod, node, context)
+    }
+
+    /// Tries out what it is like with another pod on the node.
+    pub fn add(&self, cycle: &mut CycleState, pod: &PodInfo, other: Arc<PodInfo>, node: &mut NodeInfo) {
+        self.correcting.iter().for_each(|plugin| plugin.add_pod(cycle, pod, &other, node));
+        node.add_pod(other);
+    }
+
+    /// Tries out what it is like without a pod that is on the node.
+    pub fn remove(&self, cycle: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &mut NodeInfo) {
+        node.remove_pod(other.uid());
+        self.correcting.iter().for_each(|plugin| plugin.remove_pod(cycle, pod, other, node));
     }
 }
 
@@ -204,6 +232,27 @@ pub fn schedule(
     Ok(Decision { node, evaluated, feasible: feasible.len() })
 }
 
+/// What can be done for a pod that fits nowhere: who has to go, if that helps; else the error says why not.
+pub fn post_filter(plugins: &PluginSet, pod: &PodInfo, context: &Context<'_>, error: &mut FitError) -> Option<Candidate> {
+    if error.nodes == 0 {
+        return None;
+    }
+    let mut messages = Vec::new();
+    let mut cycle = CycleState::default();
+    // A pod that is refused as such has no filters; plugins still say so.
+    let filters =
+        pre_filter(plugins, &mut cycle, pod, context).unwrap_or(Filters { plugins: Vec::new(), correcting: Vec::new(), only: None });
+    for plugin in plugins.at(Point::PostFilter) {
+        match plugin.post_filter(&filters, &cycle, pod, context, error) {
+            PostFilter::Nominate(candidate) => return Some(candidate),
+            PostFilter::Nothing(message) if message.is_empty() => {}
+            PostFilter::Nothing(message) => messages.push(message),
+        }
+    }
+    error.post_filter = messages.join(", ");
+    None
+}
+
 fn feasible(
     filters: &Filters<'_>,
     cycle: &CycleState,
@@ -212,37 +261,35 @@ fn feasible(
     search: &mut Search,
     error: &mut FitError,
 ) -> Vec<Arc<NodeInfo>> {
-    let nodes = context.snapshot.nodes();
+    let (snapshot, nodes) = (context.snapshot, context.snapshot.nodes());
     // A node on which preemption made room comes first.
-    if let Some(node) = pod.status().nominated_node_name.as_deref().and_then(|name| context.snapshot.get(name))
+    if let Some(node) = pod.status().nominated_node_name.as_deref().and_then(|name| snapshot.get(name))
         && filters.only.as_ref().is_none_or(|(names, _)| names.contains(node.name()))
         && filters.check_with_nominated(cycle, pod, node, context).is_ok()
     {
         return vec![node.clone()];
     }
-    let candidates: Vec<&Arc<NodeInfo>> = match &filters.only {
+    let positions: Vec<usize> = match &filters.only {
         Some((names, by)) => {
             let by: Vec<&str> = by.iter().copied().collect();
             let plugin = filters.plugins.iter().map(|plugin| plugin.name()).find(|name| by.contains(name)).unwrap_or_default();
             let reason = format!("node(s) didn't satisfy plugin(s) [{}]", by.join(" "));
             error.others = Some(Rejection { plugin, ..Rejection::unresolvable(reason) });
-            names.iter().filter_map(|name| context.snapshot.get(name)).collect()
+            names.iter().filter_map(|name| snapshot.position(name)).collect()
         }
         None => {
-            let (before, after) = nodes.split_at(search.start % nodes.len());
-            after.iter().chain(before).collect()
+            let start = search.start % nodes.len();
+            (start..nodes.len()).chain(0..start).collect()
         }
     };
-    let sufficient = search.sufficient(candidates.len());
-    let mut found = Vec::new();
+    let sufficient = search.sufficient(positions.len());
+    let mut found = Vec::with_capacity(sufficient.min(nodes.len()));
     let mut looked_at = 0;
-    for node in candidates {
+    for position in positions {
         looked_at += 1;
-        match filters.check_with_nominated(cycle, pod, node, context) {
-            Ok(()) => found.push(node.clone()),
-            Err(rejection) => {
-                error.rejected.insert(node.name().to_owned(), rejection);
-            }
+        match filters.check_with_nominated(cycle, pod, &nodes[position], context) {
+            Ok(()) => found.push(nodes[position].clone()),
+            Err(rejection) => error.rejected.push((position, rejection)),
         }
         if found.len() >= sufficient {
             break;
@@ -273,7 +320,7 @@ fn best<'a>(
 pub fn totals(plugins: &PluginSet, cycle: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>], context: &Context<'_>) -> Vec<i64> {
     let mut totals = vec![0_i64; nodes.len()];
     for (plugin, weight) in plugins.scoring() {
-        if plugin.points().contains(&Point::PreScore) && !plugin.pre_score(cycle, pod, nodes, context) {
+        if plugins.has(Point::PreScore, plugin.name()) && !plugin.pre_score(cycle, pod, nodes, context) {
             continue;
         }
         let mut scores: Vec<i64> = nodes.iter().map(|node| plugin.score(cycle, pod, node)).collect();
@@ -294,17 +341,16 @@ pub fn may_be_helped(rejection: &Rejection) -> bool {
 mod tests {
     use super::*;
     use crate::fixtures::{node_info, pod};
-    use crate::framework::NoNamespaces;
+    use crate::listers::Nothing;
     use crate::snapshot::Snapshot;
     use rand::SeedableRng;
     use rand::rngs::StdRng;
     use serde_json::{Value, json};
-    use std::collections::HashMap;
 
     fn run(nodes: Vec<NodeInfo>, pod: &PodInfo, nominated: &[(&str, Arc<PodInfo>)]) -> Result<Decision, Box<FitError>> {
-        let snapshot = Snapshot::new(nodes);
-        let nominated = nominated.iter().map(|(node, pod)| ((*node).to_owned(), vec![pod.clone()])).collect::<HashMap<_, _>>();
-        let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+        let mut snapshot = Snapshot::new(nodes);
+        nominated.iter().for_each(|(node, pod)| snapshot.set_nominated(node, vec![pod.clone()]));
+        let context = Context { snapshot: &snapshot, listers: &Nothing };
         let mut search = Search { percentage: 0, start: 0 };
         schedule(&PluginSet::default(), &mut CycleState::default(), pod, &context, &mut search, &mut StdRng::seed_from_u64(1))
     }
@@ -364,8 +410,7 @@ mod tests {
             assert_eq!(search(percentage).sufficient(nodes), expected, "{percentage} % of {nodes}");
         }
         let snapshot = Snapshot::new((0..250).map(|n| node_info(&format!("n{n}"), json!({}), &[])));
-        let nominated = HashMap::new();
-        let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+        let context = Context { snapshot: &snapshot, listers: &Nothing };
         let mut search = search(0);
         let mut starts = Vec::new();
         for _ in 0..3 {

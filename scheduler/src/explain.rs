@@ -1,6 +1,7 @@
 //! Why a pod can or cannot run on each node: what `kubectl why` shows. Every filter is asked, not only up to the first that refuses.
 
-use crate::framework::{Context, CycleState, NoNamespaces, Point, Rejection};
+use crate::framework::{Context, CycleState, Point, PreFilter, Rejection};
+use crate::listers::Listers;
 use crate::node_info::NodeInfo;
 use crate::plugins::PluginSet;
 use crate::pod_info::PodInfo;
@@ -22,8 +23,9 @@ pub struct NodeVerdict {
     pub shortages: Vec<Shortage>,
 }
 
-/// Asks every filter about every node. `pods` are all pods of the cluster; the pod itself is left out wherever it is.
-pub fn explain(pod: &Pod, nodes: &[Node], pods: &[Pod]) -> Vec<NodeVerdict> {
+/// Asks every filter about every node. `pods` are all pods of the cluster; the pod itself is left out wherever it is. `listers` is everything else;
+/// [`crate::listers::Nothing`] leaves out what volumes and the namespaces' labels have to say.
+pub fn explain(pod: &Pod, nodes: &[Node], pods: &[Pod], listers: &dyn Listers) -> Vec<NodeVerdict> {
     let subject = PodInfo::new(Arc::new(pod.clone()));
     let mut infos: HashMap<String, NodeInfo> = HashMap::new();
     for node in nodes {
@@ -41,19 +43,24 @@ pub fn explain(pod: &Pod, nodes: &[Node], pods: &[Pod]) -> Vec<NodeVerdict> {
     let names = nodes.iter().filter_map(|node| node.metadata.name.as_deref());
     let ordered = names.filter_map(|name| infos.remove(name));
     let snapshot = Snapshot::new(ordered);
-    let nominated = HashMap::new();
-    let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+    let context = Context { snapshot: &snapshot, listers };
     let plugins = PluginSet::default();
     let mut cycle = CycleState::default();
-    let of_all: Vec<Rejection> = plugins
-        .at(Point::PreFilter)
-        .filter_map(|plugin| {
-            plugin.pre_filter(&mut cycle, &subject, &context).err().map(|rejection| Rejection { plugin: plugin.name(), ..rejection })
-        })
-        .collect();
+    let (mut of_all, mut skipped) = (Vec::new(), Vec::new());
+    for plugin in plugins.at(Point::PreFilter) {
+        match plugin.pre_filter(&mut cycle, &subject, &context) {
+            Ok(PreFilter::Skip) => skipped.push(plugin.name()),
+            Ok(_) => {}
+            Err(rejection) => of_all.push(Rejection { plugin: plugin.name(), ..rejection }),
+        }
+    }
     let judge = |node: &Arc<NodeInfo>| {
-        let refused = plugins.at(Point::Filter).filter_map(|plugin| {
-            let rejection = plugin.filter(&cycle, &subject, node).err()?;
+        let asked = plugins.at(Point::Filter).filter(|plugin| {
+            // What has refused the pod as such has not remembered what its filter needs.
+            !skipped.contains(&plugin.name()) && !of_all.iter().any(|rejection| rejection.plugin == plugin.name())
+        });
+        let refused = asked.filter_map(|plugin| {
+            let rejection = plugin.filter(&cycle, &subject, node, &context).err()?;
             Some(Rejection { plugin: plugin.name(), ..rejection })
         });
         NodeVerdict {
@@ -80,7 +87,7 @@ mod tests {
         .map(|node| (*node).clone());
         let there = fixtures::pod("b", json!({"nodeName": "n1", "containers": [{"resources": {"requests": {"cpu": "3"}}}]}));
         let pod = fixtures::pod("a", json!({"containers": [{"resources": {"requests": {"cpu": "2"}}}]}));
-        let verdicts = explain(&pod.pod, &nodes, &[(*there.pod).clone()]);
+        let verdicts = explain(&pod.pod, &nodes, &[(*there.pod).clone()], &crate::listers::Nothing);
         let plugins: Vec<_> = verdicts[0].rejections.iter().map(|rejection| rejection.plugin).collect();
         assert_eq!(plugins, ["NodeUnschedulable", "TaintToleration", "NodeResourcesFit"]);
         assert_eq!(verdicts[0].shortages, [Shortage { resource: "cpu".to_owned(), requested: 2000, used: 3000, capacity: 4000 }]);

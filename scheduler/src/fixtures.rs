@@ -1,8 +1,12 @@
 //! Pods and nodes for tests, short.
 
+use crate::framework::{Context, CycleState, Plugin, Verdict};
+use crate::listers::{Listers, Nothing};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
+use crate::snapshot::Snapshot;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -41,6 +45,25 @@ pub fn node(name: &str, more: Value) -> Arc<Node> {
 /// A node with pods on it.
 pub fn node_info(name: &str, more: Value, pods: &[Arc<PodInfo>]) -> NodeInfo {
     NodeInfo::new(node(name, more), pods.iter().cloned())
+}
+
+/// Whatever else there is in the cluster.
+#[derive(Default)]
+pub struct Objects {
+    pub budgets: Vec<Arc<PodDisruptionBudget>>,
+}
+
+impl Listers for Objects {
+    fn budgets(&self, _: &str) -> Vec<Arc<PodDisruptionBudget>> {
+        self.budgets.clone()
+    }
+}
+
+/// What a plugin's filter says of a node that is alone in its cluster.
+pub fn filter(plugin: &dyn Plugin, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    let snapshot = Snapshot::new([node.clone()]);
+    let context = Context { snapshot: &snapshot, listers: &Nothing };
+    plugin.filter(&CycleState::default(), pod, node, &context)
 }
 
 fn merge(into: &mut Value, more: Value) {

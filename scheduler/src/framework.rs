@@ -3,13 +3,19 @@
 //! Every extension point has a default that lets everything pass, so a plugin writes only the ones it is for and names them in [`Plugin::points`].
 //! All points but `pre_bind` and `bind` are pure: the same cycle state, pod and node give the same answer.
 
+pub use crate::cycle_state::CycleState;
+pub use crate::events::{Changed, ClusterEvent};
+
+use crate::cycle::{Filters, FitError};
+use crate::listers::Listers;
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
+use crate::preemption::Candidate;
 use crate::snapshot::Snapshot;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use std::any::{Any, TypeId};
-use std::collections::{BTreeSet, HashMap};
+use k8s_openapi::api::core::v1::Pod;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The best score a node can have from one plugin, after normalising.
@@ -20,6 +26,7 @@ pub const MAX_SCORE: i64 = 100;
 #[allow(missing_docs)] // The methods of `Plugin` say it.
 pub enum Point {
     PreEnqueue,
+    QueueSort,
     PreFilter,
     Filter,
     PostFilter,
@@ -29,6 +36,25 @@ pub enum Point {
     Permit,
     PreBind,
     Bind,
+    PostBind,
+}
+
+impl Point {
+    /// All of them, in the order in which a pod meets them.
+    pub const ALL: [Self; 12] = [
+        Self::PreEnqueue,
+        Self::QueueSort,
+        Self::PreFilter,
+        Self::Filter,
+        Self::PostFilter,
+        Self::PreScore,
+        Self::Score,
+        Self::Reserve,
+        Self::Permit,
+        Self::PreBind,
+        Self::Bind,
+        Self::PostBind,
+    ];
 }
 
 /// How final a refusal is.
@@ -46,19 +72,19 @@ pub struct Rejection {
     /// How final it is.
     pub code: Code,
     /// `Insufficient cpu`, one text per reason.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Cow<'static, str>>,
     /// The plugin's name; the cycle fills it in.
     pub plugin: &'static str,
 }
 
 impl Rejection {
     /// Preemption could help.
-    pub fn unschedulable(reason: impl Into<String>) -> Self {
+    pub fn unschedulable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Code::Unschedulable, reasons: vec![reason.into()], plugin: "" }
     }
 
     /// Preemption could not help.
-    pub fn unresolvable(reason: impl Into<String>) -> Self {
+    pub fn unresolvable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Code::Unresolvable, ..Self::unschedulable(reason) }
     }
 }
@@ -78,74 +104,28 @@ pub enum PreFilter {
     Nodes(BTreeSet<String>),
 }
 
-/// What plugins remember between the points of one cycle: at most one value per type.
-#[derive(Default)]
-pub struct CycleState {
-    values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
-}
-
-impl CycleState {
-    /// Remembers.
-    pub fn put<T: Any + Send + Sync>(&mut self, value: T) {
-        self.values.insert(TypeId::of::<T>(), Box::new(value));
-    }
-
-    /// What was remembered.
-    pub fn get<T: Any>(&self) -> Option<&T> {
-        self.values.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref())
-    }
-}
-
-/// Namespaces by name, for plugins that select by their labels.
-pub trait Namespaces: Send + Sync {
-    /// The namespace of that name.
-    fn get(&self, name: &str) -> Option<Arc<Namespace>>;
-}
-
-/// No namespaces: for callers that know none.
-pub struct NoNamespaces;
-
-impl Namespaces for NoNamespaces {
-    fn get(&self, _: &str) -> Option<Arc<Namespace>> {
-        None
-    }
-}
-
 /// What a cycle is about.
+#[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// The nodes.
     pub snapshot: &'a Snapshot,
-    /// The namespaces.
-    pub namespaces: &'a dyn Namespaces,
-    /// Pods that preemption has promised room, by the node's name.
-    pub nominated: &'a HashMap<String, Vec<Arc<PodInfo>>>,
+    /// Everything else.
+    pub listers: &'a dyn Listers,
 }
 
-/// A change in the cluster that may make a pod fit that did not.
-#[derive(Clone, Debug)]
-pub enum ClusterEvent {
-    /// A node has come, or changed in what plugins look at.
-    Node {
-        /// As it was; none if it is new.
-        old: Option<Arc<Node>>,
-        /// As it is.
-        new: Arc<Node>,
-    },
-    /// A pod was bound to a node.
-    PodBound(Arc<PodInfo>),
-    /// A pod that is on a node has changed in what plugins look at.
-    PodChanged {
-        /// As it was.
-        old: Arc<PodInfo>,
-        /// As it is.
-        new: Arc<PodInfo>,
-    },
-    /// A pod that was on a node is gone or has ended.
-    PodGone(Arc<PodInfo>),
+/// What a point after the filters has to offer a pod that fits nowhere.
+pub enum PostFilter {
+    /// Room will be made on this node.
+    Nominate(Candidate),
+    /// Nothing; what to tell users.
+    Nothing(String),
 }
 
-/// Binds pods: the API, seen from a plugin.
-pub trait Binder: Send + Sync {
+/// What is done in the API, and may fail.
+pub type Effect<'a> = BoxFuture<'a, anyhow::Result<()>>;
+
+/// The cluster, as plugins may change it once a decision is made.
+pub trait Handle: Listers {
     /// Binds a pod to a node.
     fn bind<'a>(&'a self, pod: &'a Pod, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
 }
@@ -170,10 +150,26 @@ pub trait Plugin: Send + Sync {
         Ok(PreFilter::AllNodes)
     }
 
+    /// Corrects what `pre_filter` has remembered, as if `other` were on the node too.
+    fn add_pod(&self, cycle: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo) {
+        let _ = (cycle, pod, other, node);
+    }
+
+    /// Corrects what `pre_filter` has remembered, as if `other` were not on the node.
+    fn remove_pod(&self, cycle: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo) {
+        let _ = (cycle, pod, other, node);
+    }
+
     /// Whether the pod can run on the node.
-    fn filter(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
-        let _ = (cycle, pod, node);
+    fn filter(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
+        let _ = (cycle, pod, node, context);
         Ok(())
+    }
+
+    /// What can be done for a pod that fits nowhere.
+    fn post_filter(&self, filters: &Filters<'_>, cycle: &CycleState, pod: &PodInfo, context: &Context<'_>, error: &FitError) -> PostFilter {
+        let _ = (filters, cycle, pod, context, error);
+        PostFilter::Nothing(String::new())
     }
 
     /// Looks at the pod and the nodes that passed, and remembers what scoring needs. `false`: no scoring in this cycle.
@@ -194,14 +190,14 @@ pub trait Plugin: Send + Sync {
     }
 
     /// The pod is about to go to this node: takes what it will need there.
-    fn reserve(&self, cycle: &CycleState, pod: &PodInfo, node: &str) -> Verdict {
-        let _ = (cycle, pod, node);
+    fn reserve(&self, cycle: &mut CycleState, pod: &PodInfo, node: &NodeInfo, handle: &dyn Handle) -> Verdict {
+        let _ = (cycle, pod, node, handle);
         Ok(())
     }
 
     /// It does not go there after all. Also called when `reserve` itself refused.
-    fn unreserve(&self, cycle: &CycleState, pod: &PodInfo, node: &str) {
-        let _ = (cycle, pod, node);
+    fn unreserve(&self, cycle: &CycleState, pod: &PodInfo, handle: &dyn Handle) {
+        let _ = (cycle, pod, handle);
     }
 
     /// The last word before binding.
@@ -210,15 +206,15 @@ pub trait Plugin: Send + Sync {
         Ok(())
     }
 
-    /// What has to be done in the API before the pod is bound.
-    fn pre_bind<'a>(&'a self, pod: &'a PodInfo, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
-        let _ = (pod, node);
-        Box::pin(async { Ok(()) })
+    /// What has to be done in the API before the pod is bound; `None` if there is nothing.
+    fn pre_bind<'a>(&'a self, cycle: &'a CycleState, pod: &'a PodInfo, node: &'a NodeInfo, handle: &'a dyn Handle) -> Option<Effect<'a>> {
+        let _ = (cycle, pod, node, handle);
+        None
     }
 
     /// Binds; `None` leaves it to the next plugin.
-    fn bind<'a>(&'a self, binder: &'a dyn Binder, pod: &'a PodInfo, node: &'a str) -> Option<BoxFuture<'a, anyhow::Result<()>>> {
-        let _ = (binder, pod, node);
+    fn bind<'a>(&'a self, handle: &'a dyn Handle, pod: &'a PodInfo, node: &'a str) -> Option<Effect<'a>> {
+        let _ = (handle, pod, node);
         None
     }
 

@@ -4,13 +4,17 @@
 //! the nodes ([`cycle`], pure) and assumes the result in the [`state`], so that the next cycle sees it while the binding is still on its way.
 //! A pod that fits nowhere waits for a change that could cure what rejected it; nothing is retried blindly.
 //!
-//! Behaviour, names and texts are upstream's `pkg/scheduler`. Deliberately absent: extenders, several profiles that differ in plugins
-//! (profiles share the one table), volume binding and dynamic resource allocation.
+//! Behaviour, names and texts are upstream's `pkg/scheduler`. Deliberately absent: extenders.
 
+pub mod affinity;
 pub mod config;
+pub mod counters;
 pub mod cycle;
+mod cycle_state;
+mod events;
 pub mod explain;
 pub mod framework;
+pub mod listers;
 pub mod metrics;
 pub mod node_info;
 pub mod plugins;

@@ -2,7 +2,7 @@
 
 use crate::pod_info::{HostPort, PodInfo};
 use crate::resources::{self, PODS, Resources};
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{ContainerImage, Node, Taint};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct NodeInfo {
     /// How many pods it may have.
     pub allowed_pods: i64,
     /// Sizes in bytes of the images on it, by name.
-    pub images: HashMap<String, i64>,
+    pub images: Arc<HashMap<String, i64>>,
 }
 
 impl NodeInfo {
@@ -42,9 +42,16 @@ impl NodeInfo {
         let allocatable = status.and_then(|status| status.allocatable.as_ref());
         self.allocatable = Resources::from_quantities(allocatable);
         self.allowed_pods = allocatable.and_then(|a| a.get(PODS)).map_or(0, resources::value);
-        let images = status.and_then(|status| status.images.as_ref()).into_iter().flatten();
-        let named = images.flat_map(|image| image.names.iter().flatten().map(|name| (name.clone(), image.size_bytes.unwrap_or(0))));
-        self.images = named.collect();
+        let before = self.node.as_ref().and_then(|old| old.status.as_ref()).and_then(|status| status.images.as_ref());
+        let images = status.and_then(|status| status.images.as_ref());
+        // Heartbeats come often, other images seldom.
+        if before != images {
+            let named = |image: &ContainerImage| {
+                let size = image.size_bytes.unwrap_or(0);
+                image.names.iter().flatten().map(move |name| (name.clone(), size)).collect::<Vec<_>>()
+            };
+            self.images = Arc::new(images.into_iter().flatten().flat_map(named).collect());
+        }
         self.node = Some(node);
     }
 
@@ -53,6 +60,17 @@ impl NodeInfo {
         self.requested.add(&pod.requests);
         self.scored.add(&pod.scored);
         self.pods.push(pod);
+    }
+
+    /// Puts a newer state of a pod in the place of the older one; whether it was there.
+    pub fn replace_pod(&mut self, pod: &Arc<PodInfo>) -> bool {
+        let Some(position) = self.pods.iter().position(|other| other.uid() == pod.uid()) else { return false };
+        let old = std::mem::replace(&mut self.pods[position], pod.clone());
+        self.requested.subtract(&old.requests);
+        self.scored.subtract(&old.scored);
+        self.requested.add(&pod.requests);
+        self.scored.add(&pod.scored);
+        true
     }
 
     /// Removes a pod, by UID; whether it was there.

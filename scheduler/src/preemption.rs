@@ -1,9 +1,7 @@
 //! Making room: which pods of lower priority have to go so that a pod fits (upstream: `framework/preemption`, `plugins/defaultpreemption`). Pure;
 //! the scheduler carries it out.
-//!
-//! Left out: filters that look at other nodes' pods (topology spread, pod affinity) judge with the victims still counted, so they
-//! may refuse a node that preemption would have opened; they never open one that it would not.
 
+use crate::config::args::DefaultPreemptionArgs;
 use crate::cycle::{Filters, FitError, may_be_helped, unavailable};
 use crate::framework::{Context, CycleState, Rejection};
 use crate::node_info::NodeInfo;
@@ -11,13 +9,8 @@ use crate::pod_info::PodInfo;
 use api::validation::labels;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-
-/// Nodes tried at most: upstream's 10 %, but at least 100.
-const SHARE: usize = 10;
-/// See [`SHARE`].
-const AT_LEAST: usize = 100;
 
 /// A node, and the pods that have to leave it.
 #[derive(Clone, Debug)]
@@ -32,12 +25,12 @@ pub struct Candidate {
 
 /// Finds the node on which preemption does least harm, or says why there is none.
 pub fn find(
+    args: &DefaultPreemptionArgs,
     filters: &Filters<'_>,
     cycle: &CycleState,
     pod: &PodInfo,
     context: &Context<'_>,
     error: &FitError,
-    budgets: &[Arc<PodDisruptionBudget>],
 ) -> Result<Candidate, String> {
     if pod.spec().preemption_policy.as_deref() == Some("Never") {
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
@@ -45,23 +38,31 @@ pub fn find(
     if waits_for_victims(pod, context, error) {
         return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
     }
-    let mut no_victims = BTreeMap::new();
-    let mut candidates = Vec::new();
-    let helpful = error.rejected.iter().filter(|(_, rejection)| may_be_helped(rejection));
-    let nodes: Vec<_> = helpful.filter_map(|(name, _)| context.snapshot.get(name)).collect();
-    let enough = (nodes.len() * SHARE / 100).max(AT_LEAST);
-    for node in nodes {
-        match victims(filters, cycle, pod, node, budgets) {
+    let nodes = context.snapshot.nodes();
+    let helpful: Vec<&Arc<NodeInfo>> =
+        error.rejected.iter().filter(|(_, rejection)| may_be_helped(rejection)).map(|(position, _)| &nodes[*position]).collect();
+    let share = helpful.len() * usize::try_from(args.min_candidate_nodes_percentage).unwrap_or(0) / 100;
+    let enough = share.max(usize::try_from(args.min_candidate_nodes_absolute).unwrap_or(0)).min(helpful.len());
+    let budgets = budgets(&helpful, pod, context);
+    let (mut hopeless, mut candidates) = (Vec::new(), Vec::new());
+    for node in helpful {
+        match victims(filters, cycle, pod, node, context, &budgets) {
             Ok(candidate) => candidates.push(candidate),
-            Err(rejection) => {
-                no_victims.insert(node.name().to_owned(), rejection);
-            }
+            Err(rejection) => hopeless.extend(context.snapshot.position(node.name()).map(|position| (position, rejection))),
         }
-        if candidates.len() >= enough {
+        // Upstream goes on until enough nodes are found, and one of them breaks no budget.
+        if candidates.len() >= enough && candidates.iter().any(|candidate| candidate.violations == 0) {
             break;
         }
     }
-    candidates.into_iter().min_by_key(harm).ok_or_else(|| unavailable(error.nodes, &no_victims, &unhelpful()))
+    candidates.into_iter().min_by_key(harm).ok_or_else(|| unavailable(error.nodes, &hopeless, &unhelpful()))
+}
+
+/// The budgets of the namespaces in which there may be victims.
+fn budgets(nodes: &[&Arc<NodeInfo>], pod: &PodInfo, context: &Context<'_>) -> Vec<Arc<PodDisruptionBudget>> {
+    let pods = nodes.iter().flat_map(|node| &node.pods).filter(|other| other.priority() < pod.priority());
+    let namespaces: BTreeSet<&str> = pods.map(|other| other.namespace()).collect();
+    namespaces.into_iter().flat_map(|namespace| context.listers.budgets(namespace)).collect()
 }
 
 /// What is said of the nodes on which preemption was not even tried.
@@ -73,7 +74,8 @@ pub fn unhelpful() -> Rejection {
 fn waits_for_victims(pod: &PodInfo, context: &Context<'_>, error: &FitError) -> bool {
     let nominated = pod.status().nominated_node_name.as_deref().unwrap_or_default();
     let Some(node) = context.snapshot.get(nominated) else { return false };
-    if error.rejected.get(nominated).is_some_and(|rejection| !may_be_helped(rejection)) {
+    let rejection = context.snapshot.position(nominated).and_then(|position| error.rejection(position));
+    if rejection.is_some_and(|rejection| !may_be_helped(rejection)) {
         return false;
     }
     let preempted = |other: &PodInfo| {
@@ -91,25 +93,26 @@ fn victims(
     cycle: &CycleState,
     pod: &PodInfo,
     node: &NodeInfo,
+    context: &Context<'_>,
     budgets: &[Arc<PodDisruptionBudget>],
 ) -> Result<Candidate, Rejection> {
     let mut lower: Vec<Arc<PodInfo>> = node.pods.iter().filter(|other| other.priority() < pod.priority()).cloned().collect();
     if lower.is_empty() {
         return Err(Rejection::unresolvable("No preemption victims found for incoming pod"));
     }
-    let mut left = node.clone();
+    let (mut left, mut cycle) = (node.clone(), cycle.clone());
     for other in &lower {
-        left.remove_pod(other.uid());
+        filters.remove(&mut cycle, pod, other, &mut left);
     }
-    filters.check(cycle, pod, &left)?;
+    filters.check_with_nominated(&cycle, pod, &left, context)?;
     lower.sort_by_key(importance);
     let (protected, unprotected) = split_by_budget(lower, budgets);
     let mut candidate = Candidate { node: node.name().to_owned(), victims: Vec::new(), violations: 0 };
     for (pods, violates) in [(protected, 1), (unprotected, 0)] {
         for other in pods {
-            left.add_pod(other.clone());
-            if filters.check(cycle, pod, &left).is_err() {
-                left.remove_pod(other.uid());
+            filters.add(&mut cycle, pod, other.clone(), &mut left);
+            if filters.check_with_nominated(&cycle, pod, &left, context).is_err() {
+                filters.remove(&mut cycle, pod, &other, &mut left);
                 candidate.victims.push(other);
                 candidate.violations += violates;
             }
@@ -168,9 +171,8 @@ fn harm(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i128>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cycle::{Search, pre_filter, schedule};
-    use crate::fixtures::{labelled_pod, node_info};
-    use crate::framework::NoNamespaces;
+    use crate::cycle::{Search, post_filter, schedule};
+    use crate::fixtures::{Objects, labelled_pod, node_info};
     use crate::plugins::PluginSet;
     use crate::snapshot::Snapshot;
     use rand::SeedableRng;
@@ -183,18 +185,14 @@ mod tests {
 
     fn preempt(nodes: Vec<NodeInfo>, pod: &PodInfo, budgets: &[Arc<PodDisruptionBudget>]) -> Result<(String, Vec<String>), String> {
         let snapshot = Snapshot::new(nodes);
-        let nominated = HashMap::new();
-        let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+        let listers = Objects { budgets: budgets.to_vec() };
+        let context = Context { snapshot: &snapshot, listers: &listers };
         let (plugins, mut cycle) = (PluginSet::default(), CycleState::default());
         let mut search = Search { percentage: 0, start: 0 };
         let mut error = schedule(&plugins, &mut cycle, pod, &context, &mut search, &mut StdRng::seed_from_u64(1)).unwrap_err();
-        let Ok(filters) = pre_filter(&plugins, &mut cycle, pod, &context) else { panic!("pre-filters pass") };
-        match find(&filters, &cycle, pod, &context, &error, budgets) {
-            Ok(candidate) => Ok((candidate.node, candidate.victims.iter().map(|pod| pod.uid().to_owned()).collect())),
-            Err(message) => {
-                error.explain_preemption(&message);
-                Err(error.message())
-            }
+        match post_filter(&plugins, pod, &context, &mut error) {
+            Some(candidate) => Ok((candidate.node, candidate.victims.iter().map(|pod| pod.uid().to_owned()).collect())),
+            None => Err(error.message()),
         }
     }
 
@@ -223,6 +221,27 @@ mod tests {
         .unwrap();
         let nodes = vec![node_info("n0", json!({}), &[asking("x", "4", 7)]), node_info("n1", json!({}), &[asking("y", "4", 3)])];
         assert_eq!(preempt(nodes, &asking("a", "4", 10), &[Arc::new(budget)]), Ok(("n0".to_owned(), vec!["x".to_owned()])));
+    }
+
+    #[test]
+    fn pods_that_stand_in_the_way_by_their_labels_go_too() {
+        let apart = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}}]}});
+        let spread = json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "x"}}}]);
+        let nodes = || {
+            let in_zone =
+                |name: &str, zone: &str, pods: &[Arc<PodInfo>]| node_info(name, json!({"metadata": {"labels": {"zone": zone}}}), pods);
+            let (x, bystander) = (asking("x", "1", 1), asking("b", "1", 1));
+            vec![in_zone("n0", "a", &[x, bystander]), in_zone("full", "b", &[asking("full", "4", 100)])]
+        };
+        for more in [json!({ "affinity": apart }), json!({ "topologySpreadConstraints": spread })] {
+            let mut spec = json!({"priority": 10, "containers": [{"resources": {"requests": {"cpu": "1"}}}]});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            assert_eq!(
+                preempt(nodes(), &labelled_pod("a", json!({"app": "x"}), spec), &[]),
+                Ok(("n0".to_owned(), vec!["x".to_owned()])),
+                "{more}"
+            );
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ struct State {
     events: VecDeque<ClusterEvent>,
     /// How many events came in all; the last of `events` is the one before.
     events_seen: u64,
+    /// How many pods in flight were taken after how many events.
+    in_flight: BTreeMap<u64, usize>,
     closed: bool,
 }
 
@@ -127,6 +129,7 @@ impl SchedulingQueue {
             sequence: 0,
             events: VecDeque::new(),
             events_seen: 0,
+            in_flight: BTreeMap::new(),
             closed: false,
         };
         Self { plugins, backoff, state: Mutex::new(state), wake: Notify::new() }
@@ -181,8 +184,9 @@ impl SchedulingQueue {
                 self.flush(&mut state, now);
                 if let Some(mut queued) = state.next() {
                     queued.attempts += 1;
-                    let place = Place::InFlight(state.events_seen);
-                    state.places.insert(queued.pod.uid().to_owned(), place);
+                    let seen = state.events_seen;
+                    state.places.insert(queued.pod.uid().to_owned(), Place::InFlight(seen));
+                    *state.in_flight.entry(seen).or_default() += 1;
                     return Some(queued);
                 }
                 state.next_time()
@@ -202,6 +206,7 @@ impl SchedulingQueue {
         let mut state = self.state.lock();
         // Removed while it was tried: gone, or bound by somebody else.
         let Some(Place::InFlight(since)) = state.places.get(pod.uid()).copied() else { return };
+        state.landed(since);
         let changed = changed_for_scheduling(&queued.pod, &pod);
         let mut queued = QueuedPod { pod, since: Instant::now(), failures: queued.failures + 1, ..queued };
         match how {
@@ -228,11 +233,16 @@ impl SchedulingQueue {
     pub fn event(&self, event: &ClusterEvent) {
         let mut state = self.state.lock();
         state.events_seen += 1;
-        state.events.push_back(event.clone());
-        let oldest = state.places.values().filter_map(|place| if let Place::InFlight(since) = place { Some(*since) } else { None }).min();
-        let needed = oldest.map_or(0, |oldest| usize::try_from(state.events_seen - oldest).unwrap_or(EVENTS)).min(EVENTS);
-        while state.events.len() > needed {
-            state.events.pop_front();
+        // Only pods in flight may have missed it; of what is kept, they need what came since the first of them was taken.
+        if state.in_flight.is_empty() {
+            state.events.clear();
+        } else {
+            state.events.push_back(event.clone());
+            let oldest = state.in_flight.first_key_value().map_or(state.events_seen, |(seen, _)| *seen);
+            let needed = usize::try_from(state.events_seen - oldest).unwrap_or(EVENTS).min(EVENTS);
+            while state.events.len() > needed {
+                state.events.pop_front();
+            }
         }
         let helped: Vec<String> = state
             .unschedulable
@@ -326,7 +336,19 @@ impl State {
             Place::Active(key) => self.active.remove(&key),
             Place::Backoff(key) => self.backoff.remove(&key).map(|(queued, _)| queued),
             Place::Unschedulable => self.unschedulable.remove(uid),
-            Place::InFlight(_) => None,
+            Place::InFlight(since) => {
+                self.landed(since);
+                None
+            }
+        }
+    }
+
+    fn landed(&mut self, since: u64) {
+        if let Some(count) = self.in_flight.get_mut(&since) {
+            *count -= 1;
+            if *count == 0 {
+                self.in_flight.remove(&since);
+            }
         }
     }
 
@@ -355,6 +377,7 @@ fn changed_for_scheduling(old: &PodInfo, new: &PodInfo) -> bool {
 mod tests {
     use super::*;
     use crate::fixtures::{node, pod};
+    use crate::framework::Changed;
     use serde_json::json;
 
     fn queue() -> SchedulingQueue {
@@ -375,7 +398,7 @@ mod tests {
     }
 
     fn node_event(labels: serde_json::Value) -> ClusterEvent {
-        ClusterEvent::Node { old: None, new: node("n1", json!({"metadata": {"labels": labels}})) }
+        ClusterEvent::Node(Changed { old: None, new: node("n1", json!({"metadata": {"labels": labels}})) })
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Amounts of resources, as the scheduler counts them: CPU in thousandths, memory and ephemeral storage in bytes, everything else in units.
 
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
 
@@ -85,22 +85,46 @@ impl Resources {
             *own = combine(*own, *amount);
         }
     }
-
-    fn is_empty(&self) -> bool {
-        self.milli_cpu == 0 && self.memory == 0 && self.ephemeral_storage == 0 && self.scalar.values().all(|amount| *amount == 0)
-    }
 }
 
 /// What a pod asks of a node (upstream: `component-helpers/resource/helpers.go`): the sum of its containers and sidecars, or what the
 /// largest init container needs beside the sidecars started before it, if that is more; plus the overhead. Requests of the pod itself come first.
+///
+/// A container that is being resized counts with the most of what it asks for, what the node has allocated to it and what it has in fact; if
+/// the node has said that it can never be resized so, without what it asks for.
 pub fn pod_requests(pod: &Pod) -> Resources {
-    requests(pod, |resources| Resources::from_quantities(resources.and_then(|r| r.requests.as_ref())))
+    requests(pod, |container| {
+        let mut most = Resources::from_quantities(container.resources.as_ref().and_then(|r| r.requests.as_ref()));
+        let Some(status) = status_of(pod, container) else { return most };
+        let actual = status.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        if actual.is_none() && status.allocated_resources.is_none() {
+            return most;
+        }
+        if is_resize_infeasible(pod) {
+            most = Resources::default();
+        }
+        most.max(&Resources::from_quantities(actual));
+        most.max(&Resources::from_quantities(status.allocated_resources.as_ref()));
+        most
+    })
+}
+
+/// What the node says of a container.
+fn status_of<'p>(pod: &'p Pod, container: &Container) -> Option<&'p ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let both = [&status.container_statuses, &status.init_container_statuses];
+    both.into_iter().flatten().flatten().find(|status| status.name == container.name)
+}
+
+fn is_resize_infeasible(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|condition| condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible"))
 }
 
 /// The same for scoring, where a container without a request counts as something.
 pub fn scored_requests(pod: &Pod) -> Resources {
-    requests(pod, |resources| {
-        let requests = resources.and_then(|r| r.requests.as_ref());
+    requests(pod, |container| {
+        let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
         let mut counted = Resources::from_quantities(requests);
         if !requests.is_some_and(|r| r.contains_key(CPU)) {
             counted.milli_cpu = SCORED_MILLI_CPU;
@@ -112,20 +136,21 @@ pub fn scored_requests(pod: &Pod) -> Resources {
     })
 }
 
-/// Whether a pod asks for nothing at all.
-pub fn is_best_effort(requests: &Resources) -> bool {
-    requests.is_empty()
+/// Whether a resource is not one of Kubernetes' own (upstream: `IsExtendedResourceName`).
+pub fn is_extended(name: &str) -> bool {
+    let native = !name.contains('/') || name.split('/').next().is_some_and(|domain| domain.ends_with("kubernetes.io"));
+    !native && !name.starts_with("requests.")
 }
 
-fn requests(pod: &Pod, of: impl Fn(Option<&ResourceRequirements>) -> Resources) -> Resources {
+fn requests(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };
     let mut total = Resources::default();
     for container in &spec.containers {
-        total.add(&of(container.resources.as_ref()));
+        total.add(&of(container));
     }
     let (mut sidecars, mut largest) = (Resources::default(), Resources::default());
     for container in spec.init_containers.iter().flatten() {
-        let mut needed = of(container.resources.as_ref());
+        let mut needed = of(container);
         if is_sidecar(container) {
             sidecars.add(&needed);
             total.add(&needed);
@@ -219,10 +244,28 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_that_is_resized_counts_with_the_most() {
+        let resized = |wanted: &str, allocated: &str, actual: &str, infeasible: bool| {
+            let condition =
+                if infeasible { json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]) } else { json!([]) };
+            let status = json!({"name": "c", "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
+                "allocatedResources": {"cpu": allocated}, "resources": {"requests": {"cpu": actual}}});
+            let spec = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": wanted}}}]});
+            let pod: Pod =
+                serde_json::from_value(json!({"spec": spec, "status": {"conditions": condition, "containerStatuses": [status]}})).unwrap();
+            pod_requests(&pod).milli_cpu
+        };
+        assert_eq!(resized("3", "1", "1", false), 3000);
+        assert_eq!(resized("1", "2", "1", false), 2000);
+        assert_eq!(resized("1", "1", "2", false), 2000);
+        assert_eq!(resized("3", "1", "2", true), 2000);
+    }
+
+    #[test]
     fn a_container_without_requests_is_scored_as_something() {
         let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}})).unwrap();
         let scored = scored_requests(&pod);
         assert_eq!((scored.milli_cpu, scored.memory), (200, 400 * 1024 * 1024));
-        assert!(is_best_effort(&pod_requests(&pod)));
+        assert_eq!(pod_requests(&pod), Resources::default());
     }
 }

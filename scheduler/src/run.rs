@@ -1,22 +1,26 @@
 //! The scheduler at work: watches feed state and queue, one task decides, and bindings, events and status updates go out beside it.
 
 use crate::config::Configuration;
-use crate::cycle::{self, Decision, FitError, Search};
-use crate::framework::{Binder, ClusterEvent, Context as CycleContext, CycleState, Namespaces, Plugin, Point};
+use crate::config::args::PluginArgs;
+use crate::cycle::{self, Decision, Search};
+use crate::framework::{Changed, ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Point};
+use crate::listers::Listers;
 use crate::metrics::Metrics;
-use crate::plugins::PluginSet;
+use crate::node_info::NodeInfo;
+use crate::plugins::{self, PluginSet};
 use crate::pod_info::PodInfo;
-use crate::preemption::{self, Candidate};
+use crate::preemption::Candidate;
 use crate::queue::{Failed, QueuedPod, SchedulingQueue};
+use crate::snapshot::Snapshot;
 use crate::state::ClusterState;
 use anyhow::Context;
 use client::election::{self, Candidate as Replica, host_name};
 use client::events::{EventType, reference};
 use client::serving::{self, Observable};
 use client::{Cache, Change, EventRecorder, ObjectKey, SharedCaches};
-use futures::future::BoxFuture;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod, PodCondition};
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod, PodCondition, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -55,6 +59,10 @@ struct Scheduler {
     pods: Arc<Cache<Pod>>,
     namespaces: Arc<Cache<Namespace>>,
     budgets: Arc<Cache<PodDisruptionBudget>>,
+    services: Arc<Cache<Service>>,
+    replication_controllers: Arc<Cache<ReplicationController>>,
+    replica_sets: Arc<Cache<ReplicaSet>>,
+    stateful_sets: Arc<Cache<StatefulSet>>,
     queue: SchedulingQueue,
     state: Mutex<ClusterState>,
     recorder: EventRecorder,
@@ -65,13 +73,19 @@ struct Scheduler {
 /// Schedules until `stop` is cancelled, or fails when this replica is no longer the leader.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let Options { client, configuration, leader_elect, address } = options;
-    let plugins = Arc::new(PluginSet::without(&configuration.disabled));
+    let mut lists = plugins::default_lists();
+    lists.iter_mut().for_each(|list| list.retain(|plugin| !configuration.disabled.contains(&plugin.name)));
+    let plugins = Arc::new(PluginSet::new(&PluginArgs::default(), &lists));
     let caches = SharedCaches::new(client.clone());
     let unfinished = watcher::Config::default().any_semantic().fields("status.phase!=Succeeded,status.phase!=Failed");
     let scheduler = Arc::new(Scheduler {
         pods: caches.selected(unfinished),
         namespaces: caches.of(),
         budgets: caches.of(),
+        services: caches.of(),
+        replication_controllers: caches.of(),
+        replica_sets: caches.of(),
+        stateful_sets: caches.of(),
         queue: SchedulingQueue::new(plugins.clone(), configuration.backoff),
         state: Mutex::default(),
         recorder: EventRecorder::series(client.clone(), crate::config::DEFAULT_NAME, &host_name()?),
@@ -125,12 +139,12 @@ impl Scheduler {
             Change::Deleted(node) => self.state.lock().remove_node(node.metadata.name.as_deref().unwrap_or_default()),
             Change::Added(new) => {
                 self.state.lock().set_node(new.clone());
-                self.queue.event(&ClusterEvent::Node { old: None, new: new.clone() });
+                self.queue.event(&ClusterEvent::Node(Changed { old: None, new: new.clone() }));
             }
             Change::Updated { old, new } => {
                 self.state.lock().set_node(new.clone());
                 if matters(old, new) {
-                    self.queue.event(&ClusterEvent::Node { old: Some(old.clone()), new: new.clone() });
+                    self.queue.event(&ClusterEvent::Node(Changed { old: Some(old.clone()), new: new.clone() }));
                 }
             }
         }
@@ -138,32 +152,29 @@ impl Scheduler {
 
     fn pod_changed(&self, change: &Change<Pod>) {
         let pod = Arc::new(PodInfo::new(change.object().clone()));
-        let old = change.old().map(|old| PodInfo::new(old.clone()));
-        let was_bound = old.as_ref().is_some_and(|old| old.node_name().is_some());
-        let gone = matches!(change, Change::Deleted(_)) || pod.is_finished();
-        if gone {
+        if matches!(change, Change::Deleted(_)) || pod.is_finished() {
             self.queue.remove(pod.uid());
             let mut state = self.state.lock();
-            let took_room = was_bound || state.is_assumed(pod.uid());
-            state.remove_pod(pod.uid());
+            let was_placed = state.remove_pod(pod.uid()).is_some();
+            let was_promised = state.promised(pod.uid()).is_some();
             state.denominate(pod.uid());
             drop(state);
-            if took_room {
+            // Room that was only promised is free as well.
+            if was_placed || was_promised {
                 self.queue.event(&ClusterEvent::PodGone(pod));
             }
         } else if pod.node_name().is_some() {
             self.queue.remove(pod.uid());
             let mut state = self.state.lock();
             state.denominate(pod.uid());
-            state.set_pod(pod.clone());
+            let before = state.set_pod(pod.clone());
             drop(state);
-            match old {
-                Some(old) if was_bound => {
-                    if old.requests != pod.requests || old.pod.metadata.labels != pod.pod.metadata.labels {
-                        self.queue.event(&ClusterEvent::PodChanged { old: Arc::new(old), new: pod });
-                    }
+            match before {
+                None => self.queue.event(&ClusterEvent::PodBound(pod)),
+                Some(old) if old.requests != pod.requests || !old.counts_like(&pod) => {
+                    self.queue.event(&ClusterEvent::PodChanged { old, new: pod });
                 }
-                _ => self.queue.event(&ClusterEvent::PodBound(pod)),
+                Some(_) => {}
             }
         } else if !self.is_ours(&pod) || pod.is_terminating() {
             self.queue.remove(pod.uid());
@@ -190,27 +201,27 @@ impl Scheduler {
     /// One decision after the other, for as long as the queue is open.
     async fn decide(self: &Arc<Self>) {
         let mut search = Search { percentage: self.configuration.percentage_of_nodes_to_score, start: 0 };
-        let mut rng = StdRng::from_os_rng();
+        let (mut rng, mut snapshot) = (StdRng::from_os_rng(), Snapshot::default());
         while let Some(queued) = self.queue.pop().await {
-            self.decide_one(queued, &mut search, &mut rng);
+            self.decide_one(queued, &mut search, &mut rng, &mut snapshot);
             // Deciding never waits; the watches and bindings need their turn.
             tokio::task::yield_now().await;
         }
     }
 
-    fn decide_one(self: &Arc<Self>, queued: QueuedPod, search: &mut Search, rng: &mut StdRng) {
+    fn decide_one(self: &Arc<Self>, queued: QueuedPod, search: &mut Search, rng: &mut StdRng, snapshot: &mut Snapshot) {
         let pod = queued.pod.clone();
         let mut cycle = CycleState::default();
-        let (snapshot, nominated) = {
-            let mut state = self.state.lock();
-            (state.snapshot(), state.nominated())
-        };
-        let namespaces = CachedNamespaces(&self.namespaces);
-        let context = CycleContext { snapshot: &snapshot, namespaces: &namespaces, nominated: &nominated };
+        self.state.lock().update(snapshot);
+        let context = CycleContext { snapshot, listers: self.as_ref() };
         match cycle::schedule(&self.plugins, &mut cycle, &pod, &context, search, rng) {
-            Ok(decision) => self.place(queued, cycle, decision),
+            Ok(decision) => {
+                cycle.end_decision();
+                let Some(node) = snapshot.get(&decision.node).cloned() else { return };
+                self.place(queued, cycle, decision, node);
+            }
             Err(mut error) => {
-                let candidate = self.make_room(&cycle, &pod, &context, &mut error);
+                let candidate = cycle::post_filter(&self.plugins, &pod, &context, &mut error);
                 self.metrics.unschedulable.fetch_add(1, Ordering::Relaxed);
                 let message = error.message();
                 tracing::debug!(pod = %pod.key(), message, "no node");
@@ -222,73 +233,60 @@ impl Scheduler {
         }
     }
 
-    fn make_room(&self, cycle: &CycleState, pod: &PodInfo, context: &CycleContext<'_>, error: &mut FitError) -> Option<Candidate> {
-        if error.nodes == 0 {
-            return None;
-        }
-        let mut again = CycleState::default();
-        let found = match cycle::pre_filter(&self.plugins, &mut again, pod, context) {
-            Ok(filters) => preemption::find(&filters, cycle, pod, context, error, &self.budgets.list()),
-            // Refused as a whole: no node can be helped.
-            Err(_) => Err(cycle::unavailable(error.nodes, &Default::default(), &preemption::unhelpful())),
-        };
-        match found {
-            Ok(candidate) => Some(candidate),
-            Err(message) => {
-                error.explain_preemption(&message);
-                None
-            }
-        }
-    }
-
     /// Assumes the pod on its node and binds it there, beside the next decision.
-    fn place(self: &Arc<Self>, queued: QueuedPod, cycle: CycleState, decision: Decision) {
-        let (pod, node) = (queued.pod.clone(), decision.node);
-        let reserved = self.plugins.at(Point::Reserve).try_for_each(|plugin| plugin.reserve(&cycle, &pod, &node));
-        let permitted = reserved.and_then(|()| self.plugins.at(Point::Permit).try_for_each(|plugin| plugin.permit(&cycle, &pod, &node)));
-        if let Err(rejection) = permitted {
-            self.plugins.at(Point::Reserve).for_each(|plugin| plugin.unreserve(&cycle, &pod, &node));
-            let plugins = [rejection.plugin].into();
-            return self.give_back(queued, Failed::Unschedulable(plugins), "Unschedulable", rejection.reasons.join(", "), None);
-        }
+    fn place(self: &Arc<Self>, queued: QueuedPod, mut cycle: CycleState, decision: Decision, node: Arc<NodeInfo>) {
+        let pod = queued.pod.clone();
         {
             let mut state = self.state.lock();
             state.denominate(pod.uid());
-            state.assume(pod.clone(), &node);
+            state.assume(pod.clone(), &decision.node);
+        }
+        let handle = self.as_ref();
+        let reserved = self.plugins.at(Point::Reserve).try_for_each(|plugin| plugin.reserve(&mut cycle, &pod, &node, handle));
+        let permitted =
+            reserved.and_then(|()| self.plugins.at(Point::Permit).try_for_each(|plugin| plugin.permit(&cycle, &pod, &decision.node)));
+        if let Err(rejection) = permitted {
+            self.take_back(&cycle, &pod);
+            let plugins = [rejection.plugin].into();
+            return self.give_back(queued, Failed::Unschedulable(plugins), "Unschedulable", rejection.reasons.join(", "), None);
         }
         let scheduler = self.clone();
         tokio::spawn(async move {
-            let bound = scheduler.bind(&pod, &node).await;
-            match bound {
+            match scheduler.bind_to(&cycle, &pod, &node).await {
                 Ok(()) => {
                     scheduler.queue.remove(pod.uid());
                     scheduler.metrics.scheduled.fetch_add(1, Ordering::Relaxed);
-                    let message = format!("Successfully assigned {} to {node}", pod.key());
-                    tracing::info!(pod = %pod.key(), node, evaluated = decision.evaluated, feasible = decision.feasible, "bound");
+                    let message = format!("Successfully assigned {} to {}", pod.key(), decision.node);
+                    tracing::debug!(pod = %pod.key(), node = decision.node, evaluated = decision.evaluated, feasible = decision.feasible, "bound");
                     scheduler.recorder.record(reference(pod.pod.as_ref(), None), EventType::Normal, "Scheduled", message, "Binding");
                 }
                 Err(error) => {
                     scheduler.metrics.errors.fetch_add(1, Ordering::Relaxed);
-                    scheduler.plugins.at(Point::Reserve).for_each(|plugin| plugin.unreserve(&cycle, &pod, &node));
-                    scheduler.state.lock().forget(pod.uid());
-                    scheduler.queue.event(&ClusterEvent::PodGone(pod.clone()));
-                    tracing::warn!(pod = %pod.key(), node, error = format!("{error:#}"), "could not bind");
+                    scheduler.take_back(&cycle, &pod);
+                    tracing::warn!(pod = %pod.key(), node = decision.node, error = format!("{error:#}"), "could not bind");
                     scheduler.give_back(queued, Failed::Error, "SchedulerError", format!("{error:#}"), None);
                 }
             }
         });
     }
 
-    async fn bind(&self, pod: &PodInfo, node: &str) -> anyhow::Result<()> {
-        let _permit = self.requests.acquire().await.context("the semaphore is never closed")?;
+    /// The pod does not go where it was assumed to go.
+    fn take_back(&self, cycle: &CycleState, pod: &Arc<PodInfo>) {
+        self.plugins.at(Point::Reserve).for_each(|plugin| plugin.unreserve(cycle, pod, self));
+        self.state.lock().forget(pod.uid());
+        self.queue.event(&ClusterEvent::PodGone(pod.clone()));
+    }
+
+    async fn bind_to(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> anyhow::Result<()> {
         for plugin in self.plugins.at(Point::PreBind) {
-            plugin.pre_bind(pod, node).await.with_context(|| format!("running PreBind plugin \"{}\"", plugin.name()))?;
+            if let Some(effect) = plugin.pre_bind(cycle, pod, node, self) {
+                effect.await.with_context(|| format!("running PreBind plugin \"{}\"", plugin.name()))?;
+            }
         }
-        let binder = ApiBinder(&self.client);
-        let bind = |plugin: &dyn Plugin| plugin.name();
+        let _permit = self.requests.acquire().await.context("the semaphore is never closed")?;
         for plugin in self.plugins.at(Point::Bind) {
-            if let Some(binding) = plugin.bind(&binder, pod, node) {
-                return binding.await.with_context(|| format!("running Bind plugin \"{}\"", bind(plugin)));
+            if let Some(binding) = plugin.bind(self, pod, node.name()) {
+                return binding.await.with_context(|| format!("running Bind plugin \"{}\"", plugin.name()));
             }
         }
         anyhow::bail!("no plugin binds")
@@ -402,10 +400,8 @@ fn status_patch(pod: &PodInfo, reason: &str, message: &str, nominated: Option<&s
     Some(json!({"metadata": {"uid": pod.uid()}, "status": status}))
 }
 
-struct ApiBinder<'c>(&'c Client);
-
-impl Binder for ApiBinder<'_> {
-    fn bind<'a>(&'a self, pod: &'a Pod, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>> {
+impl Handle for Scheduler {
+    fn bind<'a>(&'a self, pod: &'a Pod, node: &'a str) -> Effect<'a> {
         Box::pin(async move {
             let (meta, name) = (&pod.metadata, pod.metadata.name.as_deref().unwrap_or_default());
             let binding = Binding {
@@ -417,18 +413,40 @@ impl Binder for ApiBinder<'_> {
                 },
                 target: ObjectReference { kind: Some("Node".to_owned()), name: Some(node.to_owned()), ..ObjectReference::default() },
             };
-            let api: Api<Pod> = Api::namespaced(self.0.clone(), meta.namespace.as_deref().unwrap_or_default());
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
             let _: Value = api.create_subresource("binding", name, &PostParams::default(), &binding).await?;
             Ok(())
         })
     }
 }
 
-struct CachedNamespaces<'c>(&'c Cache<Namespace>);
+impl Listers for Scheduler {
+    fn namespace(&self, name: &str) -> Option<Arc<Namespace>> {
+        self.namespaces.get(&ObjectKey::new("", name))
+    }
 
-impl Namespaces for CachedNamespaces<'_> {
-    fn get(&self, name: &str) -> Option<Arc<Namespace>> {
-        self.0.get(&ObjectKey::new("", name))
+    fn namespaces(&self) -> Vec<Arc<Namespace>> {
+        self.namespaces.list()
+    }
+
+    fn services(&self, namespace: &str) -> Vec<Arc<Service>> {
+        self.services.in_namespace(namespace)
+    }
+
+    fn replication_controller(&self, namespace: &str, name: &str) -> Option<Arc<ReplicationController>> {
+        self.replication_controllers.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn replica_set(&self, namespace: &str, name: &str) -> Option<Arc<ReplicaSet>> {
+        self.replica_sets.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn stateful_set(&self, namespace: &str, name: &str) -> Option<Arc<StatefulSet>> {
+        self.stateful_sets.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
+        self.budgets.in_namespace(namespace)
     }
 }
 

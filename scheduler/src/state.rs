@@ -11,8 +11,20 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 struct Placed {
+    pod: Arc<PodInfo>,
     node: String,
     assumed: bool,
+}
+
+/// How much there is of what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Nodes, those included of which only pods are known.
+    pub nodes: usize,
+    /// Pods on nodes.
+    pub pods: usize,
+    /// Of these, pods whose binding is still on its way.
+    pub assumed: usize,
 }
 
 /// See the module's description.
@@ -21,11 +33,13 @@ pub struct ClusterState {
     nodes: HashMap<String, Arc<NodeInfo>>,
     /// By UID.
     pods: HashMap<String, Placed>,
+    assumed: usize,
     changed: HashSet<String>,
     /// Pods that preemption has promised room, by the node's name.
-    nominated: Arc<HashMap<String, Vec<Arc<PodInfo>>>>,
-    /// Changed in place as long as no cycle holds it.
-    snapshot: Arc<Snapshot>,
+    nominated: HashMap<String, Vec<Arc<PodInfo>>>,
+    /// The node promised to a pod, by UID.
+    promised: HashMap<String, String>,
+    promises_changed: HashSet<String>,
 }
 
 impl ClusterState {
@@ -41,17 +55,19 @@ impl ClusterState {
         self.drop_if_empty(name);
     }
 
-    /// A pod is bound to a node, or has changed there.
-    pub fn set_pod(&mut self, pod: Arc<PodInfo>) {
-        let Some(node) = pod.node_name().map(str::to_owned) else { return };
-        self.place(pod, node, false);
+    /// A pod is bound to a node, or has changed there. How it was there before, if it was; assumed does not count.
+    pub fn set_pod(&mut self, pod: Arc<PodInfo>) -> Option<Arc<PodInfo>> {
+        let node = pod.node_name().map(str::to_owned)?;
+        self.place(pod, node, false)
     }
 
-    /// A pod is gone or has ended.
-    pub fn remove_pod(&mut self, uid: &str) {
-        let Some(placed) = self.pods.remove(uid) else { return };
+    /// A pod is gone or has ended. How it was on its node, if it was on one or assumed to be.
+    pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let placed = self.pods.remove(uid)?;
+        self.assumed -= usize::from(placed.assumed);
         self.change(&placed.node).remove_pod(uid);
         self.drop_if_empty(&placed.node);
+        Some(placed.pod)
     }
 
     /// A pod is about to be bound to a node.
@@ -71,44 +87,74 @@ impl ClusterState {
         self.pods.get(uid).is_some_and(|placed| placed.assumed)
     }
 
-    /// The nodes as they are now. Nodes of which only pods are known are left out.
-    pub fn snapshot(&mut self) -> Arc<Snapshot> {
+    /// How much is known.
+    pub fn size(&self) -> Size {
+        Size { nodes: self.nodes.len(), pods: self.pods.len(), assumed: self.assumed }
+    }
+
+    /// Brings a snapshot up to date, always the same one. Nodes of which only pods are known are left out.
+    pub fn update(&mut self, snapshot: &mut Snapshot) {
         for name in self.changed.drain() {
             let node = self.nodes.get(&name).filter(|info| info.node.is_some()).cloned();
-            Arc::make_mut(&mut self.snapshot).set(&name, node);
+            snapshot.set(&name, node);
         }
-        self.snapshot.clone()
+        snapshot.arrange();
+        for name in self.promises_changed.drain() {
+            snapshot.set_nominated(&name, self.nominated.get(&name).cloned().unwrap_or_default());
+        }
     }
 
     /// Promises a pod room on a node.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.denominate(pod.uid());
-        Arc::make_mut(&mut self.nominated).entry(node.to_owned()).or_default().push(pod);
+        self.promised.insert(pod.uid().to_owned(), node.to_owned());
+        self.promises_changed.insert(node.to_owned());
+        self.nominated.entry(node.to_owned()).or_default().push(pod);
     }
 
     /// Takes the promise back, if there is one.
     pub fn denominate(&mut self, uid: &str) {
-        if self.nominated.values().flatten().any(|pod| pod.uid() == uid) {
-            Arc::make_mut(&mut self.nominated).retain(|_, pods| {
-                pods.retain(|pod| pod.uid() != uid);
-                !pods.is_empty()
-            });
+        let Some(node) = self.promised.remove(uid) else { return };
+        if let Some(pods) = self.nominated.get_mut(&node) {
+            pods.retain(|pod| pod.uid() != uid);
+            if pods.is_empty() {
+                self.nominated.remove(&node);
+            }
         }
+        self.promises_changed.insert(node);
     }
 
-    /// The promises as they are now.
-    pub fn nominated(&self) -> Arc<HashMap<String, Vec<Arc<PodInfo>>>> {
-        self.nominated.clone()
+    /// The node promised to a pod.
+    pub fn promised(&self, uid: &str) -> Option<&str> {
+        self.promised.get(uid).map(String::as_str)
     }
 
-    fn place(&mut self, pod: Arc<PodInfo>, node: String, assumed: bool) {
-        self.remove_pod(pod.uid());
-        self.pods.insert(pod.uid().to_owned(), Placed { node: node.clone(), assumed });
-        self.change(&node).add_pod(pod);
+    /// The pods less important than this priority that have been promised room on a node.
+    pub fn nominated_below(&self, node: &str, priority: i32) -> Vec<Arc<PodInfo>> {
+        self.nominated.get(node).into_iter().flatten().filter(|pod| pod.priority() < priority).cloned().collect()
+    }
+
+    /// How the pod was on a node before, if it was and not only assumed to be.
+    fn place(&mut self, pod: Arc<PodInfo>, node: String, assumed: bool) -> Option<Arc<PodInfo>> {
+        let (stays, was_assumed) = self.pods.get(pod.uid()).map_or((false, false), |placed| (placed.node == node, placed.assumed));
+        let before = if stays {
+            self.change(&node).replace_pod(&pod);
+            self.assumed -= usize::from(was_assumed);
+            self.pods.remove(pod.uid()).map(|placed| placed.pod)
+        } else {
+            let before = self.remove_pod(pod.uid());
+            self.change(&node).add_pod(pod.clone());
+            before
+        };
+        self.assumed += usize::from(assumed);
+        self.pods.insert(pod.uid().to_owned(), Placed { pod, node, assumed });
+        before.filter(|_| !was_assumed)
     }
 
     fn change(&mut self, name: &str) -> &mut NodeInfo {
-        self.changed.insert(name.to_owned());
+        if !self.changed.contains(name) {
+            self.changed.insert(name.to_owned());
+        }
         Arc::make_mut(self.nodes.entry(name.to_owned()).or_default())
     }
 
@@ -125,8 +171,16 @@ mod tests {
     use crate::fixtures::{node, pod};
     use serde_json::json;
 
+    fn snapshot(state: &mut ClusterState) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let names: Vec<String> = state.nodes.keys().cloned().collect();
+        state.changed.extend(names);
+        state.update(&mut snapshot);
+        snapshot
+    }
+
     fn requested(state: &mut ClusterState, node: &str) -> Option<i64> {
-        state.snapshot().get(node).map(|info| info.requested.milli_cpu)
+        snapshot(state).get(node).map(|info| info.requested.milli_cpu)
     }
 
     #[test]
@@ -148,22 +202,50 @@ mod tests {
         assert_eq!(requested(&mut state, "n2"), Some(1000), "what the API says is not forgotten");
         state.remove_pod(a.uid());
         assert_eq!(requested(&mut state, "n2"), Some(0));
+        assert_eq!(state.size(), Size { nodes: 2, pods: 0, assumed: 0 });
     }
 
     #[test]
-    fn a_snapshot_does_not_change() {
+    fn a_pod_that_changes_on_its_node_is_told_apart_from_one_that_comes() {
         let mut state = ClusterState::default();
+        let there = |cpu: &str| pod("a", json!({"nodeName": "n1", "containers": [{"resources": {"requests": {"cpu": cpu}}}]}));
         state.set_node(node("n1", json!({})));
-        let before = state.snapshot();
+        state.assume(there("1"), "n1");
+        assert!(state.set_pod(there("1")).is_none(), "assumed is not seen");
+        assert_eq!(state.set_pod(there("2")).unwrap().requests.milli_cpu, 1000);
+        assert_eq!(requested(&mut state, "n1"), Some(2000));
+        assert_eq!(state.size(), Size { nodes: 1, pods: 1, assumed: 0 });
+    }
+
+    #[test]
+    fn promises_reach_the_snapshot_and_are_taken_back() {
+        let (mut state, mut snapshot) = (ClusterState::default(), Snapshot::default());
+        state.set_node(node("n1", json!({})));
+        state.nominate(pod("a", json!({"priority": 5})), "n1");
+        state.update(&mut snapshot);
+        assert_eq!(snapshot.nominated("n1").len(), 1);
+        assert_eq!((state.nominated_below("n1", 5).len(), state.nominated_below("n1", 6).len()), (0, 1));
+        state.nominate(pod("a", json!({})), "n2");
+        state.update(&mut snapshot);
+        assert_eq!((snapshot.nominated("n1").len(), snapshot.nominated("n2").len()), (0, 1));
+        state.denominate("a");
+        state.update(&mut snapshot);
+        assert!(snapshot.nominated("n2").is_empty() && state.promised("a").is_none());
+    }
+
+    #[test]
+    fn pods_may_come_before_their_node_and_stay_after_it() {
+        let (mut state, mut snapshot) = (ClusterState::default(), Snapshot::default());
+        state.set_node(node("n1", json!({})));
         state.set_pod(pod("a", json!({"nodeName": "n1", "containers": []})));
         state.set_pod(pod("b", json!({"nodeName": "early", "containers": []})));
-        assert!(before.get("n1").unwrap().pods.is_empty());
-        let after = state.snapshot();
-        assert_eq!(after.get("n1").unwrap().pods.len(), 1);
-        assert!(after.get("early").is_none(), "its node is not known yet");
+        state.update(&mut snapshot);
+        assert_eq!(snapshot.get("n1").unwrap().pods.len(), 1);
+        assert!(snapshot.get("early").is_none(), "its node is not known yet");
         state.set_node(node("early", json!({})));
-        assert_eq!(state.snapshot().get("early").unwrap().pods.len(), 1);
         state.remove_node("n1");
-        assert!(state.snapshot().get("n1").is_none());
+        state.update(&mut snapshot);
+        assert_eq!(snapshot.get("early").unwrap().pods.len(), 1);
+        assert!(snapshot.get("n1").is_none());
     }
 }

@@ -1,8 +1,7 @@
 //! Binds pods through their `binding` subresource.
 
-use crate::framework::{Binder, Plugin, Point};
+use crate::framework::{Effect, Handle, Plugin, Point};
 use crate::pod_info::PodInfo;
-use futures::future::BoxFuture;
 
 /// See the module's description.
 pub struct DefaultBinder;
@@ -16,7 +15,7 @@ impl Plugin for DefaultBinder {
         &[Point::Bind]
     }
 
-    fn bind<'a>(&'a self, binder: &'a dyn Binder, pod: &'a PodInfo, node: &'a str) -> Option<BoxFuture<'a, anyhow::Result<()>>> {
-        Some(binder.bind(&pod.pod, node))
+    fn bind<'a>(&'a self, handle: &'a dyn Handle, pod: &'a PodInfo, node: &'a str) -> Option<Effect<'a>> {
+        Some(handle.bind(&pod.pod, node))
     }
 }

@@ -4,7 +4,6 @@
 use crate::framework::{Context, CycleState, MAX_SCORE, Plugin, Point};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 const MEGABYTE: i64 = 1024 * 1024;
@@ -17,7 +16,8 @@ const LARGEST: i64 = 1000 * MEGABYTE;
 pub struct ImageLocality;
 
 /// On what share of the nodes each of the pod's images is.
-struct Spread(HashMap<String, f64>);
+#[derive(Clone)]
+struct Spread(Vec<(String, f64)>);
 
 /// The name under which nodes report an image: with a tag.
 fn normalized(image: &str) -> String {
@@ -40,26 +40,21 @@ impl Plugin for ImageLocality {
     }
 
     fn pre_score(&self, cycle: &mut CycleState, pod: &PodInfo, _: &[Arc<NodeInfo>], context: &Context<'_>) -> bool {
-        let nodes = context.snapshot.nodes();
+        let snapshot = context.snapshot;
         #[allow(clippy::cast_precision_loss)] // Counts of nodes.
-        let share = |image: &str| nodes.iter().filter(|node| node.images.contains_key(image)).count() as f64 / nodes.len().max(1) as f64;
-        let spread: HashMap<String, f64> = images(pod).map(|image| (image.clone(), share(&image))).collect();
-        let known = spread.values().any(|share| *share > 0.0);
+        let share = |image: &str| snapshot.nodes_with_image(image) as f64 / snapshot.nodes().len().max(1) as f64;
+        let spread: Vec<(String, f64)> = images(pod).map(|image| (share(&image), image)).map(|(share, image)| (image, share)).collect();
+        let known = spread.iter().any(|(_, share)| *share > 0.0);
         cycle.put(Spread(spread));
         known
     }
 
-    fn score(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, cycle: &CycleState, _: &PodInfo, node: &NodeInfo) -> i64 {
         let Some(Spread(spread)) = cycle.get() else { return 0 };
         #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // Sizes of images, far below 2^52.
-        let scaled =
-            |image: String| node.images.get(&image).map_or(0, |size| (*size as f64 * spread.get(&image).copied().unwrap_or(0.0)) as i64);
-        let (mut sum, mut containers) = (0, 0);
-        for image in images(pod) {
-            containers += 1;
-            sum += scaled(image);
-        }
-        let most = LARGEST * containers;
+        let scaled = |(image, share): &(String, f64)| node.images.get(image).map_or(0, |size| (*size as f64 * share) as i64);
+        let sum: i64 = spread.iter().map(scaled).sum();
+        let most = LARGEST * i64::try_from(spread.len()).unwrap_or(i64::MAX / LARGEST);
         if most <= SMALLEST { 0 } else { MAX_SCORE * (sum.clamp(SMALLEST, most) - SMALLEST) / (most - SMALLEST) }
     }
 }
@@ -68,7 +63,7 @@ impl Plugin for ImageLocality {
 mod tests {
     use super::*;
     use crate::fixtures::{node_info, pod};
-    use crate::framework::NoNamespaces;
+    use crate::listers::Nothing;
     use crate::snapshot::Snapshot;
     use serde_json::json;
 
@@ -88,8 +83,7 @@ mod tests {
         let snapshot = Snapshot::new([with.clone(), without.clone()]);
         let pod = pod("a", json!({"containers": [{"image": "big:1"}]}));
         let mut cycle = CycleState::default();
-        let nominated = HashMap::new();
-        let context = Context { snapshot: &snapshot, namespaces: &NoNamespaces, nominated: &nominated };
+        let context = Context { snapshot: &snapshot, listers: &Nothing };
         assert!(ImageLocality.pre_score(&mut cycle, &pod, &[], &context));
         assert_eq!(ImageLocality.score(&cycle, &pod, &with), 48);
         assert_eq!(ImageLocality.score(&cycle, &pod, &without), 0);

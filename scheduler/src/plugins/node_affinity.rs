@@ -1,17 +1,41 @@
 //! `nodeSelector` and node affinity: required terms refuse nodes, preferred ones add to a node's score.
 
+use crate::config::args::NodeAffinityArgs;
 use crate::framework::{ClusterEvent, Context, CycleState, Plugin, Point, PreFilter, Rejection, Verdict, scale};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::selector::term_matches;
-use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{Node, NodeAffinity as Affinity, NodeSelectorTerm, PreferredSchedulingTerm};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const REASON: &str = "node(s) didn't match Pod's node affinity/selector";
 
+const ENFORCED: &str = "node(s) didn't match scheduler-enforced node affinity";
+
 /// See the module's description.
-pub struct NodeAffinity;
+#[derive(Default)]
+pub struct NodeAffinity {
+    /// Of all pods of the profile.
+    added: Option<Affinity>,
+}
+
+impl NodeAffinity {
+    /// With the arguments of a profile.
+    pub fn new(args: NodeAffinityArgs) -> Self {
+        Self { added: args.added_affinity }
+    }
+
+    fn preferred<'a>(&'a self, pod: &'a PodInfo) -> impl Iterator<Item = &'a PreferredSchedulingTerm> {
+        let both = self.added.iter().chain(affinity(pod));
+        both.flat_map(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten())
+    }
+
+    fn added_matches(&self, node: &Node) -> bool {
+        let required = self.added.as_ref().and_then(|added| added.required_during_scheduling_ignored_during_execution.as_ref());
+        required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| term_matches(term, node)))
+    }
+}
 
 fn affinity(pod: &PodInfo) -> Option<&Affinity> {
     pod.spec().affinity.as_ref()?.node_affinity.as_ref()
@@ -27,6 +51,11 @@ pub fn matches_required(pod: &PodInfo, node: &Node) -> bool {
     let labels = node.metadata.labels.as_ref();
     let selected = pod.spec().node_selector.iter().flatten().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
     selected && required(pod).is_none_or(|terms| terms.iter().any(|term| term_matches(term, node)))
+}
+
+/// Whether a pod asks for anything that not every node need have.
+pub fn has_required(pod: &PodInfo) -> bool {
+    required(pod).is_some() || pod.spec().node_selector.as_ref().is_some_and(|selector| !selector.is_empty())
 }
 
 /// The node names that the required terms allow, if every term names some: what DaemonSet pods do.
@@ -50,31 +79,32 @@ impl Plugin for NodeAffinity {
     }
 
     fn pre_filter(&self, _: &mut CycleState, pod: &PodInfo, _: &Context<'_>) -> Result<PreFilter, Rejection> {
-        let terms = required(pod);
-        if terms.is_none() && pod.spec().node_selector.as_ref().is_none_or(|selector| selector.is_empty()) {
+        let enforced = self.added.as_ref().is_some_and(|added| added.required_during_scheduling_ignored_during_execution.is_some());
+        if !has_required(pod) && !enforced {
             return Ok(PreFilter::Skip);
         }
-        match terms.and_then(named_nodes) {
+        match required(pod).and_then(named_nodes) {
             Some(names) if names.is_empty() => Err(Rejection::unresolvable("pod affinity terms conflict")),
             Some(names) => Ok(PreFilter::Nodes(names)),
             None => Ok(PreFilter::AllNodes),
         }
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
-        let matches = node.node.as_ref().is_some_and(|node| matches_required(pod, node));
-        if matches { Ok(()) } else { Err(Rejection::unresolvable(REASON)) }
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
+        let Some(node) = &node.node else { return Err(Rejection::unresolvable(REASON)) };
+        if !self.added_matches(node) {
+            return Err(Rejection::unresolvable(ENFORCED));
+        }
+        if matches_required(pod, node) { Ok(()) } else { Err(Rejection::unresolvable(REASON)) }
     }
 
     fn pre_score(&self, _: &mut CycleState, pod: &PodInfo, _: &[Arc<NodeInfo>], _: &Context<'_>) -> bool {
-        affinity(pod)
-            .is_some_and(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref().is_some_and(|terms| !terms.is_empty()))
+        self.preferred(pod).next().is_some()
     }
 
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        let (Some(node), Some(affinity)) = (&node.node, affinity(pod)) else { return 0 };
-        let preferred = affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten();
-        preferred.filter(|term| term_matches(&term.preference, node)).map(|term| i64::from(term.weight)).sum()
+        let Some(node) = &node.node else { return 0 };
+        self.preferred(pod).filter(|term| term_matches(&term.preference, node)).map(|term| i64::from(term.weight)).sum()
     }
 
     fn normalize(&self, _: &CycleState, _: &[Arc<NodeInfo>], scores: &mut [i64]) {
@@ -83,7 +113,10 @@ impl Plugin for NodeAffinity {
 
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
-            ClusterEvent::Node { old, new } => matches_required(pod, new) && !old.as_ref().is_some_and(|old| matches_required(pod, old)),
+            ClusterEvent::Node(changed) => {
+                let matches = |node: &Node| self.added_matches(node) && matches_required(pod, node);
+                matches(&changed.new) && !changed.old.as_ref().is_some_and(|old| matches(old))
+            }
             _ => false,
         }
     }
@@ -133,12 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_can_add_affinity_to_all_pods() {
+        let terms = json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]});
+        let args = serde_json::from_value(json!({"addedAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}})).unwrap();
+        let plugin = NodeAffinity::new(args);
+        let in_zone = |zone: &str| node_info("n", json!({"metadata": {"labels": {"zone": zone}}}), &[]);
+        let plain = pod("p", json!({}));
+        assert_eq!(crate::fixtures::filter(&plugin, &plain, &in_zone("a")), Ok(()));
+        assert_eq!(crate::fixtures::filter(&plugin, &plain, &in_zone("b")), Err(Rejection::unresolvable(ENFORCED)));
+    }
+
+    #[test]
     fn preferred_terms_add_up() {
         let term = |weight: i32, zone: &str| json!({"weight": weight, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]}});
         let preferred = json!([term(10, "a"), term(30, "a"), term(50, "b")]);
         let pod = pod("a", json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}}));
         let in_zone = |zone: &str| node_info("n", json!({"metadata": {"labels": {"zone": zone}}}), &[]);
-        let scores = ["a", "b", "c"].map(|zone| NodeAffinity.score(&CycleState::default(), &pod, &in_zone(zone)));
+        let scores = ["a", "b", "c"].map(|zone| NodeAffinity::default().score(&CycleState::default(), &pod, &in_zone(zone)));
         assert_eq!(scores, [40, 50, 0]);
     }
 }

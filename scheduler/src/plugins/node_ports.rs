@@ -20,7 +20,7 @@ impl Plugin for NodePorts {
         Ok(if pod.host_ports.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes })
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
         let taken = node.host_ports().any(|taken| pod.host_ports.iter().any(|wanted| wanted.conflicts(taken)));
         if taken { Err(Rejection::unschedulable("node(s) didn't have free ports for the requested pod ports")) } else { Ok(()) }
     }
@@ -28,7 +28,7 @@ impl Plugin for NodePorts {
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
             ClusterEvent::PodGone(gone) => gone.host_ports.iter().any(|freed| pod.host_ports.iter().any(|wanted| wanted.conflicts(freed))),
-            ClusterEvent::Node { old: None, .. } => true,
+            ClusterEvent::Node(changed) => changed.old.is_none(),
             _ => false,
         }
     }
@@ -37,7 +37,7 @@ impl Plugin for NodePorts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{node_info, pod};
+    use crate::fixtures::{self, node_info, pod};
     use serde_json::{Value, json};
 
     #[test]
@@ -54,7 +54,7 @@ mod tests {
             (json!({"containerPort": 80, "hostPort": 80, "hostIP": "127.0.0.2"}), true),
         ];
         for (port, expected) in cases {
-            assert_eq!(NodePorts.filter(&CycleState::default(), &with("a", port.clone()), &node).is_ok(), expected, "{port}");
+            assert_eq!(fixtures::filter(&NodePorts, &with("a", port.clone()), &node).is_ok(), expected, "{port}");
         }
     }
 }

@@ -1,12 +1,55 @@
-//! A node must have what a pod asks for, and those with most left over are preferred (upstream's default strategy `LeastAllocated`).
+//! A node must have what a pod asks for. Of those that have, the ones with most left over are preferred, or with another strategy those with
+//! least, or by a function of their use.
 
-use crate::framework::{ClusterEvent, Code, CycleState, MAX_SCORE, Plugin, Point, Rejection, Verdict};
+use super::allocation::Allocation;
+use crate::config::args::{LEAST_ALLOCATED, MOST_ALLOCATED, NodeResourcesFitArgs, ShapePoint};
+use crate::framework::{ClusterEvent, Code, Context, CycleState, MAX_SCORE, Plugin, Point, Rejection, Verdict};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
-use crate::resources::{CPU, EPHEMERAL_STORAGE, MEMORY, Resources};
+use crate::resources::{CPU, EPHEMERAL_STORAGE, MEMORY, PODS, Resources, is_extended};
+use k8s_openapi::api::core::v1::Node;
+use std::borrow::Cow;
+
+/// The best score in a function's points.
+const BEST_POINT: i64 = 10;
 
 /// See the module's description.
-pub struct NodeResourcesFit;
+pub struct NodeResourcesFit {
+    ignored: Vec<String>,
+    ignored_groups: Vec<String>,
+    resources: Vec<(String, i64)>,
+    strategy: Strategy,
+}
+
+enum Strategy {
+    Least,
+    Most,
+    /// Utilization in percent, score.
+    Function(Vec<(i64, i64)>),
+}
+
+impl NodeResourcesFit {
+    /// With the arguments of a profile.
+    pub fn new(args: NodeResourcesFitArgs) -> Self {
+        let scoring = args.scoring_strategy.unwrap_or_default();
+        let point = |point: &ShapePoint| (i64::from(point.utilization), i64::from(point.score) * (MAX_SCORE / BEST_POINT));
+        let strategy = match scoring.kind.as_str() {
+            LEAST_ALLOCATED => Strategy::Least,
+            MOST_ALLOCATED => Strategy::Most,
+            _ => Strategy::Function(scoring.requested_to_capacity_ratio.unwrap_or_default().shape.iter().map(point).collect()),
+        };
+        let resources = scoring.resources.into_iter().map(|resource| (resource.name, resource.weight.max(1))).collect();
+        Self { ignored: args.ignored_resources, ignored_groups: args.ignored_resource_groups, resources, strategy }
+    }
+
+    fn ignores(&self, resource: &str) -> bool {
+        if self.ignored.is_empty() && self.ignored_groups.is_empty() {
+            return false;
+        }
+        let group = resource.split('/').next().unwrap_or_default();
+        is_extended(resource) && (self.ignored.iter().any(|name| name == resource) || self.ignored_groups.iter().any(|name| name == group))
+    }
+}
 
 /// One resource of which a node has not enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,25 +69,45 @@ pub fn shortages(pod: &PodInfo, node: &NodeInfo) -> Vec<Shortage> {
     let mut short = Vec::new();
     let pods = i64::try_from(node.pods.len()).unwrap_or(i64::MAX);
     if pods + 1 > node.allowed_pods {
-        short.push(Shortage { resource: "pods".to_owned(), requested: 1, used: pods, capacity: node.allowed_pods });
+        short.push(Shortage { resource: PODS.to_owned(), requested: 1, used: pods, capacity: node.allowed_pods });
     }
-    let scalar = pod.requests.scalar.keys().map(String::as_str);
-    for resource in [CPU, MEMORY, EPHEMERAL_STORAGE].into_iter().chain(scalar) {
-        let (requested, used, capacity) = (pod.requests.get(resource), node.requested.get(resource), node.allocatable.get(resource));
-        if requested > 0 && requested > capacity - used {
-            short.push(Shortage { resource: resource.to_owned(), requested, used, capacity });
-        }
-    }
+    missing(pod, &node.requested, &node.allocatable, &mut short);
     short
 }
 
-fn share_left(scored: &Resources, node: &NodeInfo) -> i64 {
-    let shares = [CPU, MEMORY].map(|resource| {
-        let (capacity, used) = (node.allocatable.get(resource), node.scored.get(resource) + scored.get(resource));
-        (capacity > 0).then(|| if used > capacity { 0 } else { (capacity - used) * MAX_SCORE / capacity })
-    });
-    let known: Vec<i64> = shares.into_iter().flatten().collect();
-    known.iter().sum::<i64>() / i64::try_from(known.len().max(1)).unwrap_or(1)
+fn missing(pod: &PodInfo, requested: &Resources, allocatable: &Resources, short: &mut Vec<Shortage>) {
+    let scalar = pod.requests.scalar.keys().map(String::as_str);
+    for resource in [CPU, MEMORY, EPHEMERAL_STORAGE].into_iter().chain(scalar) {
+        let (wanted, used, capacity) = (pod.requests.get(resource), requested.get(resource), allocatable.get(resource));
+        if wanted > 0 && wanted > capacity - used {
+            short.push(Shortage { resource: resource.to_owned(), requested: wanted, used, capacity });
+        }
+    }
+}
+
+fn reason(shortage: &Shortage) -> Cow<'static, str> {
+    match shortage.resource.as_str() {
+        PODS => "Too many pods".into(),
+        CPU => "Insufficient cpu".into(),
+        MEMORY => "Insufficient memory".into(),
+        EPHEMERAL_STORAGE => "Insufficient ephemeral-storage".into(),
+        other => format!("Insufficient {other}").into(),
+    }
+}
+
+/// What a node has of a resource in percent is worth, between the points on straight lines.
+fn on_function(points: &[(i64, i64)], utilization: i64) -> i64 {
+    let mut before: Option<(i64, i64)> = None;
+    for &(at, score) in points {
+        if utilization <= at {
+            return match before {
+                None => score,
+                Some((from, first)) => first + (score - first) * (utilization - from) / (at - from),
+            };
+        }
+        before = Some((at, score));
+    }
+    before.map_or(0, |(_, score)| score)
 }
 
 impl Plugin for NodeResourcesFit {
@@ -56,32 +119,62 @@ impl Plugin for NodeResourcesFit {
         &[Point::Filter, Point::Score]
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
-        let short = shortages(pod, node);
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
+        let mut short = shortages(pod, node);
+        short.retain(|shortage| !self.ignores(&shortage.resource));
         if short.is_empty() {
             return Ok(());
         }
         // No preemption makes room for more than the node has.
-        let never = short.iter().any(|s| s.resource != "pods" && s.requested > s.capacity);
-        let reason = |s: &Shortage| if s.resource == "pods" { "Too many pods".to_owned() } else { format!("Insufficient {}", s.resource) };
+        let never = short.iter().any(|s| s.resource != PODS && s.requested > s.capacity);
         let code = if never { Code::Unresolvable } else { Code::Unschedulable };
         Err(Rejection { code, reasons: short.iter().map(reason).collect(), plugin: "" })
     }
 
     fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
-        share_left(&pod.scored, node)
+        let (mut sum, mut weights) = (0, 0);
+        for (resource, weight) in &self.resources {
+            let Allocation { used, capacity } = Allocation::scored(pod, node, resource);
+            if capacity == 0 {
+                continue;
+            }
+            let score = match &self.strategy {
+                Strategy::Least if used > capacity => 0,
+                Strategy::Least => (capacity - used) * MAX_SCORE / capacity,
+                Strategy::Most => used.min(capacity) * MAX_SCORE / capacity,
+                Strategy::Function(points) => on_function(points, if used > capacity { 100 } else { used * 100 / capacity }),
+            };
+            // A function's zero does not weigh against other resources.
+            if score > 0 || !matches!(self.strategy, Strategy::Function(_)) {
+                sum += score * weight;
+                weights += weight;
+            }
+        }
+        match (&self.strategy, weights) {
+            (_, 0) => 0,
+            #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)] // Below 100.
+            (Strategy::Function(_), weights) => (sum as f64 / weights as f64).round() as i64,
+            (_, weights) => sum / weights,
+        }
     }
 
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
         match event {
+            // It may have taken a place of the pods' number, if nothing else.
             ClusterEvent::PodGone(_) => true,
-            ClusterEvent::PodChanged { old, new } => old.requests != new.requests,
-            ClusterEvent::Node { old, new } => {
-                let (before, now) = (old.as_ref().map(|old| NodeInfo::new(old.clone(), [])), NodeInfo::new(new.clone(), []));
-                let more = before.is_none_or(|before| before.allocatable != now.allocatable || before.allowed_pods != now.allowed_pods);
-                more && shortages(pod, &now).is_empty()
+            ClusterEvent::PodChanged { old, new } => {
+                let names = pod.requests.scalar.keys().map(String::as_str).chain([CPU, MEMORY, EPHEMERAL_STORAGE]);
+                names.into_iter().any(|name| pod.requests.get(name) > 0 && new.requests.get(name) < old.requests.get(name))
             }
-            ClusterEvent::PodBound(_) => false,
+            ClusterEvent::Node(changed) => {
+                let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
+                let now = Resources::from_quantities(allocatable(&changed.new).as_ref());
+                let mut short = Vec::new();
+                missing(pod, &Resources::default(), &now, &mut short);
+                short.retain(|shortage| !self.ignores(&shortage.resource));
+                short.is_empty() && changed.old.as_ref().is_none_or(|old| allocatable(old) != allocatable(&changed.new))
+            }
+            _ => false,
         }
     }
 }
@@ -89,8 +182,12 @@ impl Plugin for NodeResourcesFit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{node_info, pod};
+    use crate::fixtures::{self, node_info, pod};
     use serde_json::{Value, json};
+
+    fn plugin(args: Value) -> NodeResourcesFit {
+        NodeResourcesFit::new(serde_json::from_value(args).unwrap())
+    }
 
     fn asking(name: &str, requests: Value) -> std::sync::Arc<PodInfo> {
         pod(name, json!({"containers": [{"resources": {"requests": requests}}]}))
@@ -108,21 +205,52 @@ mod tests {
             (json!({"example.com/gpu": "1"}), &["Insufficient example.com/gpu"], Code::Unresolvable),
         ];
         for (requests, reasons, code) in cases {
-            let verdict = NodeResourcesFit.filter(&CycleState::default(), &asking("a", requests.clone()), &node);
-            let expected = (!reasons.is_empty()).then(|| (reasons.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>(), code));
+            let verdict = fixtures::filter(&plugin(json!({})), &asking("a", requests.clone()), &node);
+            let expected = (!reasons.is_empty()).then(|| (reasons.iter().map(|r| Cow::Borrowed(*r)).collect::<Vec<_>>(), code));
             assert_eq!(verdict.err().map(|r| (r.reasons, r.code)), expected, "{requests}");
         }
         let full = node_info("n", json!({"status": {"allocatable": {"pods": "1"}}}), &[asking("there", json!({}))]);
-        let refused = NodeResourcesFit.filter(&CycleState::default(), &asking("a", json!({})), &full).unwrap_err();
-        assert_eq!((refused.reasons, refused.code), (vec!["Too many pods".to_owned()], Code::Unschedulable));
+        let refused = fixtures::filter(&plugin(json!({})), &asking("a", json!({})), &full).unwrap_err();
+        assert_eq!((refused.reasons, refused.code), (vec![Cow::Borrowed("Too many pods")], Code::Unschedulable));
     }
 
     #[test]
-    fn emptier_nodes_score_higher() {
-        let pod = asking("a", json!({"cpu": "1", "memory": "2Gi"}));
-        let empty = node_info("n", json!({}), &[]);
-        let half = node_info("n", json!({}), &[asking("b", json!({"cpu": "2", "memory": "4Gi"}))]);
-        assert_eq!(NodeResourcesFit.score(&CycleState::default(), &pod, &empty), 75);
-        assert_eq!(NodeResourcesFit.score(&CycleState::default(), &pod, &half), 25);
+    fn resources_of_others_are_left_to_them() {
+        let node = node_info("n", json!({}), &[]);
+        let gpu = asking("a", json!({"example.com/gpu": "1"}));
+        for args in [json!({"ignoredResources": ["example.com/gpu"]}), json!({"ignoredResourceGroups": ["example.com"]})] {
+            assert_eq!(fixtures::filter(&plugin(args), &gpu, &node), Ok(()));
+        }
+        assert!(fixtures::filter(&plugin(json!({"ignoredResources": ["example.com/other"]})), &gpu, &node).is_err());
+    }
+
+    #[test]
+    fn strategies() {
+        let (cpu, memory) = (json!({"name": "cpu", "weight": 1}), json!({"name": "memory", "weight": 1}));
+        let strategy = |kind: &str, more: Value| {
+            let mut strategy = json!({"type": kind, "resources": [cpu, memory]});
+            strategy.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({ "scoringStrategy": strategy })
+        };
+        let filling = json!({"requestedToCapacityRatio": {"shape": [{"utilization": 0, "score": 0}, {"utilization": 100, "score": 10}]}});
+        let gpu = json!({"resources": [{"name": "example.com/gpu", "weight": 3}, cpu]});
+        let emptying = json!({"requestedToCapacityRatio": {"shape": [{"utilization": 50, "score": 10}, {"utilization": 100, "score": 0}]}});
+        let ratio = "RequestedToCapacityRatio";
+        // The pod with what it finds uses a quarter of the first node and three quarters of the second.
+        for (args, expected) in [
+            (json!({}), (75, 25)),
+            (strategy("LeastAllocated", json!({})), (75, 25)),
+            (strategy("MostAllocated", json!({})), (25, 75)),
+            (strategy(ratio, filling), (25, 75)),
+            (strategy(ratio, emptying), (100, 50)),
+            // Nodes without GPUs, and pods that want none, are ranked by the rest.
+            (strategy("LeastAllocated", gpu), (75, 25)),
+        ] {
+            let pod = asking("a", json!({"cpu": "1", "memory": "2Gi"}));
+            let (empty, half) =
+                (node_info("n", json!({}), &[]), node_info("n", json!({}), &[asking("b", json!({"cpu": "2", "memory": "4Gi"}))]));
+            let score = |node: &NodeInfo| plugin(args.clone()).score(&CycleState::default(), &pod, node);
+            assert_eq!((score(&empty), score(&half)), expected, "{args}");
+        }
     }
 }

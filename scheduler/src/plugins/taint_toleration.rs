@@ -1,9 +1,9 @@
 //! Taints keep pods away that do not tolerate them: `NoSchedule` and `NoExecute` refuse, `PreferNoSchedule` counts against the node.
 
-use crate::framework::{ClusterEvent, CycleState, Plugin, Point, Rejection, Verdict, scale};
+use crate::framework::{ClusterEvent, Context, CycleState, Plugin, Point, Rejection, Verdict, scale};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use std::sync::Arc;
 
 /// See the module's description.
@@ -11,7 +11,9 @@ pub struct TaintToleration;
 
 /// Whether a toleration covers a taint. An empty key with `Exists` covers all, an empty effect every effect.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    fn text(field: &Option<String>) -> &str {
+        field.as_deref().unwrap_or_default()
+    }
     let (effect, key, value) = (text(&toleration.effect), text(&toleration.key), text(&toleration.value));
     let of_taint = taint.value.as_deref().unwrap_or_default();
     if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
@@ -21,7 +23,7 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         (Ok(of_taint), Ok(bound)) => holds(&of_taint, &bound),
         _ => false,
     };
-    match text(&toleration.operator).as_str() {
+    match text(&toleration.operator) {
         "Exists" => true,
         "" | "Equal" => !key.is_empty() && value == of_taint,
         "Lt" => compared(i64::lt),
@@ -50,7 +52,7 @@ impl Plugin for TaintToleration {
         &[Point::Filter, Point::Score]
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
         match untolerated(node.taints(), pod, HARD) {
             None => Ok(()),
             Some(_) => Err(Rejection::unresolvable("node(s) had untolerated taint(s)")),
@@ -67,15 +69,19 @@ impl Plugin for TaintToleration {
     }
 
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
-        let ClusterEvent::Node { new, .. } = event else { return false };
-        self.filter(&CycleState::default(), pod, &NodeInfo::new(new.clone(), [])).is_ok()
+        let ClusterEvent::Node(changed) = event else { return false };
+        let tolerated = |node: &Node| {
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+            untolerated(taints, pod, HARD).is_none()
+        };
+        tolerated(&changed.new) && !changed.old.as_ref().is_some_and(|old| tolerated(old))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{node_info, pod};
+    use crate::fixtures::{self, node_info, pod};
     use serde_json::{Value, json};
 
     #[test]
@@ -96,7 +102,7 @@ mod tests {
         let node = node_info("n", json!({"spec": {"taints": [taint]}}), &[]);
         for (toleration, expected) in cases {
             let pod = pod("a", json!({"tolerations": [toleration]}));
-            assert_eq!(TaintToleration.filter(&CycleState::default(), &pod, &node).is_ok(), expected, "{toleration}");
+            assert_eq!(fixtures::filter(&TaintToleration, &pod, &node).is_ok(), expected, "{toleration}");
         }
     }
 

@@ -3,6 +3,8 @@
 //! Fields that are not known are refused rather than ignored: a scheduler that silently does less than its configuration says is worse than
 //! one that does not start. Not supported: extenders, arguments of plugins, and profiles that differ in their plugins.
 
+pub mod args;
+
 use crate::queue::Backoff;
 use anyhow::{Context, bail};
 use serde::Deserialize;

@@ -1,0 +1,36 @@
+//! Makes room for a pod that fits nowhere by deleting less important ones. How is in [`crate::preemption`]; this is its place among the plugins.
+
+use crate::config::args::DefaultPreemptionArgs;
+use crate::cycle::{Filters, FitError};
+use crate::framework::{Context, CycleState, Plugin, Point, PostFilter};
+use crate::pod_info::PodInfo;
+use crate::preemption;
+
+/// See the module's description.
+pub struct DefaultPreemption {
+    args: DefaultPreemptionArgs,
+}
+
+impl DefaultPreemption {
+    /// With the arguments of a profile.
+    pub fn new(args: DefaultPreemptionArgs) -> Self {
+        Self { args }
+    }
+}
+
+impl Plugin for DefaultPreemption {
+    fn name(&self) -> &'static str {
+        "DefaultPreemption"
+    }
+
+    fn points(&self) -> &'static [Point] {
+        &[Point::PostFilter]
+    }
+
+    fn post_filter(&self, filters: &Filters<'_>, cycle: &CycleState, pod: &PodInfo, context: &Context<'_>, error: &FitError) -> PostFilter {
+        match preemption::find(&self.args, filters, cycle, pod, context, error) {
+            Ok(candidate) => PostFilter::Nominate(candidate),
+            Err(message) => PostFilter::Nothing(format!("preemption: {message}")),
+        }
+    }
+}
