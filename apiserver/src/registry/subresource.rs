@@ -42,6 +42,11 @@ impl View {
         }
     }
 
+    /// Whether a write through it is one of a client's wishes, which the generation counts. A pod's binding is not.
+    pub fn changes_spec(self) -> bool {
+        matches!(self, View::Main | View::Fields(..) | View::Resize)
+    }
+
     /// Puts back from `old` what a write through this view may not change.
     pub fn restrict(self, row: &Resource, new: &mut Value, old: &Value) {
         match self {

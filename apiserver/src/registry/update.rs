@@ -148,7 +148,7 @@ impl Registry {
         metadata::carry_over(typed.metadata_mut(), current.typed.metadata());
         view.prepare(&mut *typed, &*current.typed);
         let mut new = endpoint.value(&*typed);
-        if view == View::Main && row.generation && raises_generation(&*typed, &new, &current) {
+        if view.changes_spec() && row.generation && raises_generation(&*typed, &new, &current) {
             let next = current.typed.metadata().generation.unwrap_or(0) + 1;
             typed.metadata_mut().generation = Some(next);
             metadata::of(&mut new).insert("generation".into(), next.into());
