@@ -112,7 +112,8 @@ impl Planner<'_> {
         }
         let mut noted = self.deployment.clone();
         noted.metadata.annotations.get_or_insert_default().insert(REVISION.to_owned(), revision.to_owned());
-        self.ops.push(Op::send(Request::replace(&noted).tolerating(&[404])));
+        // By way of the status, which leaves the generation alone: a note of ours is no wish of the user's.
+        self.ops.push(Op::send(Request::replace_status(&noted).tolerating(&[404])));
         true
     }
 
