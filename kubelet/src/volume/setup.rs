@@ -71,7 +71,7 @@ async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -
             }
         }
         Backing::Files { files, memory } => {
-            if prepare(&dir, memory, 0)? {
+            if prepare(&dir, memory, super::memory::size(0, context))? {
                 fs::set_permissions(&dir, fs::Permissions::from_mode(if memory { 0o1777 } else { 0o777 }))?;
                 own(&dir, group)?;
             }
@@ -93,9 +93,11 @@ fn prepare(dir: &Path, memory: bool, size: u64) -> Result<bool> {
     if is_mount_point(dir)? {
         return Ok(false);
     }
-    let options = if size > 0 { format!("size={size}") } else { String::new() };
-    let flags = MsFlags::empty();
-    mount(Some("tmpfs"), dir, Some("tmpfs"), flags, Some(options.as_str()))
+    let size = if size > 0 { format!("size={size}") } else { "size=50%".to_owned() };
+    let tmpfs = |options: &str| mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some(options));
+    // What is in memory for a secret's sake is not to be swapped to a disk; kernels before 6.3 have no word for that.
+    tmpfs(&format!("{size},noswap"))
+        .or_else(|_| tmpfs(&size))
         .map_err(|error| VolumeError(format!("mounting a tmpfs on {}: {error}", dir.display())))?;
     Ok(true)
 }
