@@ -3,7 +3,7 @@
 //!
 //! A changed spec is *allocated* once the node has room for it; until then the pod goes on with what it had, and a condition says why. What is allocated
 //! is *applied* by changing the limits of the running container, or by starting it anew where its `resizePolicy` says so. After a restart of the
-//! kubelet what was applied is known from the status. Left out: resources of the pod as a whole, and events.
+//! kubelet what was applied is known from the status. What the pod may use as a whole is allocated with the rest; its cgroup follows at the next turn.
 
 use super::{
     actions::{Kill, KillReason, Plan, Role},
@@ -16,6 +16,7 @@ use k8s_openapi::{
     api::core::v1::{Container, Pod, PodCondition, PodSpec, ResourceRequirements},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use serde::Serialize;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -37,12 +38,71 @@ pub struct Resize {
     pending: Option<(&'static str, String)>,
     /// What went wrong in applying one.
     error: Option<String>,
+    /// What the pod as a whole was given.
+    whole: ResourceRequirements,
+    /// Something allocated has not been applied everywhere.
+    in_progress: bool,
+    /// What has to be told.
+    news: Vec<News>,
+}
+
+/// An event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Whether something is wrong.
+    pub warning: bool,
+    /// `ResizeStarted` and the like.
+    pub reason: &'static str,
+    /// What was wanted, container by container.
+    pub message: String,
+}
+
+/// What an event tells of a resize, in upstream's order.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    init_containers: Vec<Wanted<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    containers: Vec<Wanted<'a>>,
+    generation: i64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct Wanted<'a> {
+    name: &'a str,
+    resources: ResourceRequirements,
+}
+
+fn news(pod: &Pod, reason: &'static str, what: &str, error: &str) -> News {
+    fn wanted(list: &[Container]) -> Vec<Wanted<'_>> {
+        list.iter().map(|c| Wanted { name: &c.name, resources: plain(c.resources.as_ref()) }).collect()
+    }
+    let spec = pod.spec.as_ref();
+    let summary = Summary {
+        init_containers: wanted(spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default()),
+        containers: wanted(spec.map(|s| s.containers.as_slice()).unwrap_or_default()),
+        generation: pod.metadata.generation.unwrap_or(0),
+        error,
+    };
+    let message = match serde_json::to_string(&summary) {
+        Ok(text) => format!("Pod resize {what}: {text}"),
+        Err(_) => format!("Pod resize {what}"),
+    };
+    News { warning: !matches!(reason, "ResizeStarted" | "ResizeCompleted"), reason, message }
 }
 
 /// The containers whose resources can change, with their places.
 fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, usize, &Container)> {
     let init = spec.init_containers.iter().flatten().enumerate().filter(|(_, c)| is_sidecar(c)).map(|(i, c)| (Role::Init, i, c));
     init.chain(spec.containers.iter().enumerate().map(|(i, c)| (Role::App, i, c)))
+}
+
+/// What the pod asks for as a whole, if it says so.
+fn wanted_whole(pod: &Pod) -> Option<&ResourceRequirements> {
+    pod.spec.as_ref()?.resources.as_ref()
 }
 
 /// Requests and limits, without what is empty.
@@ -73,13 +133,25 @@ impl Resize {
             }
             resize.allocated.insert(container.name.clone(), given);
         }
+        resize.whole = plain(status.and_then(|s| s.resources.as_ref()).filter(|_| !statuses.is_empty()).or(wanted_whole(pod)));
         resize
+    }
+
+    /// What there is to tell since it was asked last.
+    pub fn news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
+    fn is_given(&self, pod: &Pod, spec: &PodSpec) -> bool {
+        let same_whole = wanted_whole(pod).is_none_or(|wanted| same(&self.whole, &plain(Some(wanted))));
+        same_whole
+            && containers(spec).all(|(_, _, c)| self.allocated.get(&c.name).is_none_or(|given| same(given, &plain(c.resources.as_ref()))))
     }
 
     /// Allocates what the pod asks for if `fits` books it. Answers with the pod as it is to be run.
     pub fn allocate(&mut self, pod: &Arc<Pod>, fits: impl FnOnce(&PodSpec) -> Result<(), (Shortage, bool)>) -> Arc<Pod> {
         let Some(spec) = &pod.spec else { return pod.clone() };
-        if containers(spec).all(|(_, _, c)| self.allocated.get(&c.name).is_none_or(|given| same(given, &plain(c.resources.as_ref())))) {
+        if self.is_given(pod, spec) {
             self.pending = None;
             return pod.clone();
         }
@@ -88,10 +160,13 @@ impl Resize {
                 self.pending = None;
                 self.error = None;
                 self.allocated = containers(spec).map(|(_, _, c)| (c.name.clone(), plain(c.resources.as_ref()))).collect();
+                self.whole = plain(spec.resources.as_ref());
+                self.in_progress = true;
+                self.news.push(news(pod, "ResizeStarted", "started", ""));
                 pod.clone()
             }
             Err((Shortage { name, requested, used, capacity }, later)) => {
-                self.pending = Some(match later {
+                let pending = match later {
                     true => (
                         "Deferred",
                         format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"),
@@ -99,7 +174,12 @@ impl Resize {
                     false => {
                         ("Infeasible", format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}"))
                     }
-                });
+                };
+                if self.pending.as_ref() != Some(&pending) {
+                    let event = if later { "ResizeDeferred" } else { "ResizeInfeasible" };
+                    self.news.push(news(pod, event, pending.0, &pending.1));
+                }
+                self.pending = Some(pending);
                 self.given(pod)
             }
         }
@@ -114,6 +194,9 @@ impl Resize {
                 let claims = container.resources.take().and_then(|r| r.claims);
                 container.resources = Some(ResourceRequirements { claims, ..given.clone() });
             }
+        }
+        if let Some(wanted) = pod.spec.as_mut().and_then(|s| s.resources.as_mut()) {
+            *wanted = ResourceRequirements { claims: wanted.claims.take(), ..self.whole.clone() };
         }
         Arc::new(pod)
     }
@@ -141,19 +224,35 @@ impl Resize {
     }
 
     /// The runtime would not.
-    pub fn failed(&mut self, error: String) {
+    pub fn failed(&mut self, pod: &Pod, error: String) {
+        if self.error.as_ref() != Some(&error) {
+            self.news.push(news(pod, "ResizeError", "error", &error));
+        }
         self.error = Some(error);
+    }
+
+    /// Whether a running container has not what it was given.
+    fn is_unapplied(&self, pod: &Pod, observed: &Observed) -> bool {
+        pod.spec.iter().flat_map(containers).any(|(_, _, container)| {
+            let running = observed.latest(&container.name).filter(|i| i.running());
+            let applied = running.and_then(|i| self.applied.get(&i.status.id));
+            applied.is_some_and(|applied| !same(applied, &plain(container.resources.as_ref())))
+        })
+    }
+
+    /// Notes how far the pod, as it was given what it runs with, has come.
+    pub fn settle(&mut self, pod: &Pod, observed: &Observed) {
+        let unapplied = self.is_unapplied(pod, observed);
+        if self.in_progress && !unapplied && self.pending.is_none() {
+            self.news.push(news(pod, "ResizeCompleted", "completed", ""));
+        }
+        self.in_progress = unapplied;
     }
 
     /// The conditions. Those that stay keep their times.
     pub fn conditions(&self, pod: &Pod, observed: &Observed, before: &[PodCondition], now: Timestamp) -> Vec<PodCondition> {
-        let unapplied = pod.spec.iter().flat_map(containers).any(|(_, _, container)| {
-            let running = observed.latest(&container.name).filter(|i| i.running());
-            let applied = running.and_then(|i| self.applied.get(&i.status.id));
-            applied.is_some_and(|applied| !same(applied, &plain(container.resources.as_ref())))
-        });
         let pending = self.pending.as_ref().map(|(reason, message)| (PENDING, Some(*reason), Some(message.clone())));
-        let progress = unapplied.then(|| (IN_PROGRESS, self.error.as_ref().map(|_| "Error"), self.error.clone()));
+        let progress = self.is_unapplied(pod, observed).then(|| (IN_PROGRESS, self.error.as_ref().map(|_| "Error"), self.error.clone()));
         let made = pending.into_iter().chain(progress).map(|(kind, reason, message)| {
             let old = before.iter().find(|c| c.type_ == kind).and_then(|c| c.last_transition_time.clone());
             PodCondition {
@@ -249,8 +348,17 @@ mod tests {
         let due = resize.due(&given, &running());
         assert_eq!((due.len(), due[0].2), (1, false));
         assert_eq!(kinds(&resize, &given), [(IN_PROGRESS.to_owned(), None)]);
+        resize.settle(&given, &running());
         resize.applied("i", &due[0].1);
         assert!(kinds(&resize, &given).is_empty() && resize.due(&given, &running()).is_empty());
+        resize.settle(&given, &running());
+        let told = resize.news();
+        let reasons: Vec<_> = told.iter().map(|n| (n.warning, n.reason)).collect();
+        assert_eq!(reasons, [(true, "ResizeDeferred"), (true, "ResizeInfeasible"), (false, "ResizeStarted"), (false, "ResizeCompleted")]);
+        let summary = r#"{"containers":[{"name":"c","resources":{"limits":{"cpu":"2"}}}],"generation":0"#;
+        assert_eq!(told[3].message, format!("Pod resize completed: {summary}}}"));
+        let why = "Node didn't have enough resource: cpu, requested: 2000, used: 1, capacity: 1500";
+        assert_eq!(told[0].message, format!(r#"Pod resize Deferred: {summary},"error":"{why}"}}"#));
     }
 
     #[test]

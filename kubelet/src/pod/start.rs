@@ -22,7 +22,13 @@ use crate::{
 };
 use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig};
 use k8s_openapi::api::core::v1::{Container, Pod, Service};
-use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::Arc,
+};
 
 /// What all containers of one pod are started with.
 pub struct PodContext<'a> {
@@ -98,7 +104,6 @@ pub async fn start_container(context: &PodContext<'_>, role: Role, container: &C
     node.events.normal(&about, "Created", "Container created");
     node.runtime.start_container(&id).await.map_err(|error| failed(NotStarted::new("RunContainerError", error.to_string())))?;
     node.events.normal(&about, "Started", "Container started");
-    remove_old_instances(node, observed, &container.name).await;
     post_start(context, role, container, &id).await
 }
 
@@ -109,11 +114,17 @@ fn target_of(pod: &Pod, name: &str, observed: &Observed) -> Option<String> {
     observed.latest(target).map(|i| i.status.id.clone())
 }
 
-/// The last instance stays for its log and last state; those before it go (upstream's garbage collection keeps one, too).
-async fn remove_old_instances(node: &Node, observed: &Observed, name: &str) {
-    for old in observed.of(name).skip(1) {
-        if let Err(error) = node.runtime.remove_container(&old.status.id).await {
-            tracing::warn!(container = name, %error, "an old instance could not be removed");
+/// Removes what no restart will look back to: of every container the running instance and the last one that ended stay, for its log and last state
+/// (upstream's garbage collection keeps one, too).
+pub async fn remove_old_instances(node: &Node, observed: &Observed) {
+    let mut kept: HashMap<&str, usize> = HashMap::new();
+    for instance in &observed.instances {
+        let seen = kept.entry(instance.name()).or_default();
+        *seen += 1;
+        if *seen > 2
+            && let Err(error) = node.runtime.remove_container(&instance.status.id).await
+        {
+            tracing::warn!(container = instance.name(), %error, "an old instance could not be removed");
         }
     }
 }

@@ -86,6 +86,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
     let refused = input.failure.is_some() && input.before.container_statuses.is_none() && input.observed.instances.is_empty();
     let ips = pod_ips(input, spec);
     let total = pod_requests(spec);
+    let limits = if input.observed.ready_sandbox().is_some() { pod_limits(spec) } else { BTreeMap::new() };
+    let filled = |list: BTreeMap<_, _>| (!list.is_empty()).then_some(list);
     PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
@@ -101,8 +103,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         qos_class: Some(resources::qos(input.pod).as_str().into()),
         observed_generation: input.pod.metadata.generation,
-        allocated_resources: (!total.is_empty()).then(|| total.clone()),
-        resources: Some(ResourceRequirements { requests: (!total.is_empty()).then_some(total), ..Default::default() }),
+        allocated_resources: filled(total.clone()),
+        resources: Some(ResourceRequirements { requests: filled(total), limits: filled(limits), ..Default::default() }),
         ..input.before.clone()
     }
 }
@@ -139,19 +141,28 @@ fn before_ips(before: &PodStatus) -> Vec<String> {
     before.pod_ips.iter().flatten().map(|p| p.ip.clone()).collect()
 }
 
-/// What the containers of the pod request together, as far as it is said.
+/// What the pod asks for as a whole, or its containers together, as far as it is said.
 fn pod_requests(spec: &PodSpec) -> BTreeMap<String, Quantity> {
     let mut out = BTreeMap::new();
     for name in ["cpu", "memory", "ephemeral-storage"] {
-        let mut requesting = spec.containers.iter().filter_map(|c| requests_of(c).get(name).cloned());
-        // One container's request is repeated as it was written; a sum is written plainly.
-        match (requesting.next(), requesting.next()) {
-            (Some(only), None) => drop(out.insert(name.to_owned(), only)),
-            (Some(_), Some(_)) => drop(out.insert(name.to_owned(), written(name, resources::pod_total(spec, name, false)))),
-            _ => {}
+        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let mut requesting = containers.filter_map(|c| requests_of(c).get(name).cloned());
+        let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get(name));
+        let overhead = spec.overhead.as_ref().is_some_and(|o| o.contains_key(name));
+        // A request that stands alone is repeated as it was written; a sum is written plainly.
+        match (whole.cloned().or_else(|| requesting.next()), requesting.next().filter(|_| whole.is_none())) {
+            (Some(only), None) if !overhead => drop(out.insert(name.to_owned(), only)),
+            (None, None) if !overhead => {}
+            _ => drop(out.insert(name.to_owned(), written(name, resources::pod_total(spec, name, false)))),
         }
     }
     out
+}
+
+/// What the pod's own cgroup limits it to: what its containers may use together, where all of them are limited.
+fn pod_limits(spec: &PodSpec) -> BTreeMap<String, Quantity> {
+    let limited = ["cpu", "memory"].into_iter().filter(|name| resources::all_limited(spec, name));
+    limited.map(|name| (name.to_owned(), written(name, resources::pod_total(spec, name, true)))).collect()
 }
 
 /// Thousandths as a quantity in canonical form.

@@ -17,7 +17,7 @@ use crate::{
     image::NotStarted,
     node::{Node, admission},
     probe::manager::Probes,
-    recorder::About,
+    recorder::{About, Recorder},
     runtime,
     volume::{VolumeContext, setup},
 };
@@ -269,14 +269,16 @@ impl Worker {
         let before = self.reasons.clone();
         let Done { acted, failed, sidecar } = self.carry_out(pod, &volumes, plan).await;
         let changed = before != self.reasons;
-        if acted || (changed && !self.only_waits(&before)) {
+        let only_waits = changed && !acted && self.only_waits(&before);
+        if acted || (changed && !only_waits) {
             match Observed::fetch(self.node.runtime.as_ref(), &self.uid).await {
                 Ok(observed) => self.saw(observed),
                 Err(_) => return Some(SOON),
             }
             self.report(pod, false);
+            start::remove_old_instances(&self.node, &self.observed).await;
         }
-        let look = self.next_look(pod, acted || changed);
+        let look = self.next_look(pod, (acted || changed) && !only_waits);
         if sidecar {
             // Whoever waited for it can go on; the runtime has no event for a start.
             return Some(Duration::ZERO);
@@ -306,15 +308,15 @@ impl Worker {
             let limits = resources::linux_resources(&pod, container, node.facts.memory);
             match node.runtime.update_resources(id, limits).await {
                 Ok(()) => self.resize.applied(id, container),
-                Err(error) => self.resize.failed(error.to_string()),
+                Err(error) => self.resize.failed(&pod, error.to_string()),
             }
         }
         cgroups("after");
         pod
     }
 
-    /// Whether all that changed is that containers now wait for a back-off to end. That is told a moment later, so that watchers see how
-    /// the container ended first, as with upstream.
+    /// Whether all that changed is that containers now wait for a back-off to end. That is told at the next look, so that watchers see how the container
+    /// ended or why it did not start first, and for as long as with upstream.
     fn only_waits(&self, before: &Reasons) -> bool {
         let news = self.reasons.iter().filter(|(name, reason)| before.get(*name) != Some(*reason));
         let waits = |reason: &str| matches!(reason, "CrashLoopBackOff" | "ImagePullBackOff");
@@ -535,6 +537,11 @@ impl Worker {
         let own = |c: &PodCondition| OWN_CONDITIONS.contains(&c.type_.as_str());
         let told = before.conditions.take().unwrap_or_default();
         let now = self.node.clock.second();
+        self.resize.settle(pod, &self.observed);
+        for news in self.resize.news() {
+            let record = if news.warning { Recorder::warning } else { Recorder::normal };
+            record(&self.node.events, &About::pod(pod), news.reason, news.message);
+        }
         let resizes = self.resize.conditions(pod, &self.observed, &told, now);
         let mut conditions: Vec<_> = told.into_iter().filter(own).collect();
         conditions.extend(api.into_iter().filter(|c| !own(c) && !resize::CONDITIONS.contains(&c.type_.as_str())));
