@@ -17,12 +17,13 @@ fn root() -> PathBuf {
 }
 
 impl Cluster {
-    /// The cluster under `deploy/run`, started at the first call if it does not run.
+    /// The cluster under `deploy/run`, or where `SKIFF_RUN` says, as for `deploy/up`; started at the first call if it does not run.
     pub fn shared() -> &'static Cluster {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
         SHARED.get_or_init(|| {
             let root = root();
-            let cluster = Cluster { run: root.join("deploy/run"), root, environment: Vec::new(), private: false };
+            let run = std::env::var_os("SKIFF_RUN").map_or_else(|| root.join("deploy/run"), PathBuf::from);
+            let cluster = Cluster { run, root, environment: Vec::new(), private: false };
             cluster.up(&["--local-images"]);
             cluster
         })

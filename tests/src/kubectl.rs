@@ -28,14 +28,15 @@ pub struct Kubectl<'a> {
     pub name: &'static str,
 }
 
-/// Runs `test` with our kubectl and then with upstream's, if there is one on PATH, each in a fresh namespace `TEST-NAME`.
-pub fn for_each_kubectl(cluster: &Cluster, test: &str, body: impl Fn(&Kubectl<'_>)) {
-    let ours = cluster.binary("kubectl");
-    body(&Kubectl::new(cluster, ours, test, "ours"));
-    match upstream() {
-        Some(binary) => body(&Kubectl::new(cluster, binary, test, "upstream")),
-        None => eprintln!("{test}: left out with upstream's kubectl: none on PATH"),
-    }
+/// Runs `test` with our kubectl and with upstream's, if there is one on PATH, at once, each in a fresh namespace `TEST-NAME`.
+pub fn for_each_kubectl(cluster: &Cluster, test: &str, body: impl Fn(&Kubectl<'_>) + Sync) {
+    std::thread::scope(|scope| {
+        match upstream() {
+            Some(binary) => drop(scope.spawn(|| body(&Kubectl::new(cluster, binary, test, "upstream")))),
+            None => eprintln!("{test}: left out with upstream's kubectl: none on PATH"),
+        }
+        body(&Kubectl::ours(cluster, test));
+    });
 }
 
 /// Upstream's `kubectl` on PATH, which is not ours.
@@ -57,6 +58,11 @@ impl<'a> Kubectl<'a> {
         // A pod is refused until its service account is there.
         eventually("the default service account", 10, || kubectl.run(&["get", "serviceaccount", "default"]).code == 0);
         kubectl
+    }
+
+    /// Our kubectl alone, for what does not depend on which it is.
+    pub fn ours(cluster: &'a Cluster, test: &str) -> Self {
+        Kubectl::new(cluster, cluster.binary("kubectl"), test, "ours")
     }
 
     /// Runs a command line in the test's namespace.
