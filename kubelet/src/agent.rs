@@ -25,7 +25,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use client::{EventRecorder, SharedCaches};
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeStatus, Pod, Service, Taint};
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service, Taint};
 use kube::{Api, Client, runtime::watcher};
 use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
@@ -142,6 +142,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             seccomp_default: settings.seccomp_default,
         },
         statuses: statuses.clone(),
+        vitals: Default::default(),
     });
     let workers = Workers::new(node.clone());
     let mut tasks = JoinSet::new();
@@ -181,7 +182,27 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     }
 
     let (sources_ready, ready) = watch::channel(false);
-    tasks.spawn(workers.clone().follow_runtime(ready, stop.clone()));
+    tasks.spawn(workers.clone().follow_runtime(ready.clone(), stop.clone()));
+    tasks.spawn(node::gc::containers::keep(workers.clone(), ready, stop.clone()));
+    let images = node::gc::images::Keeper::new(
+        workers.clone(),
+        node::gc::images::Policy {
+            high: i64::from(settings.image_gc_high_threshold_percent),
+            low: i64::from(settings.image_gc_low_threshold_percent),
+            minimum_age: settings.image_minimum_gc_age.0,
+            maximum_age: settings.image_maximum_gc_age.0,
+        },
+        flags.pod_infra_container_image.clone().unwrap_or_default(),
+    );
+    tasks.spawn(images.clone().run(stop.clone()));
+    let evictions = node::eviction::keeper::Settings {
+        thresholds,
+        transition: settings.eviction_pressure_transition_period.get(),
+        max_grace: u64::try_from(settings.eviction_max_pod_grace_period).unwrap_or(0),
+        pods_memory: shares.for_pods("memory", facts.memory),
+        storage_limits: settings.local_storage_capacity_isolation,
+    };
+    tasks.spawn(node::eviction::keeper::keep(workers.clone(), evictions, images, stop.clone()));
     tasks.spawn(crate::pod::log_rotation::keep(
         workers.clone(),
         settings.container_log_max_size.clone(),
@@ -205,6 +226,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         capacity: facts.capacity.clone(),
         allocatable: facts.allocatable.clone(),
         port: i32::from(server_port),
+        max_images: usize::try_from(settings.node_status_max_images).ok(),
     };
     let mut taints = settings.register_with_taints.clone();
     for text in flags.register_with_taints.iter().filter(|t| !t.is_empty()) {
@@ -215,33 +237,30 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         labels: parse_labels(&flags.node_labels)?,
         taints,
         pod_cidr: Some(settings.pod_cidr.clone()).filter(|c| !c.is_empty()),
-        status: first_status(&status_facts, runtime.as_ref()).await,
+        status: node::status::first(&status_facts, &node).await,
     };
     // Pods are watched at once; the server knows which are ours before it knows our node.
     let config = watcher::Config::default().fields(&format!("spec.nodeName={name}"));
     let pods = caches.selected::<Pod>(config);
     let (routed, to, keeper) = (workers.clone(), statuses.clone(), mirrors.clone());
     pods.subscribe(move |change| api::route(change, &routed, &to, keeper.as_deref()));
-    let events = node.events.clone();
-    events.normal(&About::node(&name), "Starting", "Starting kubelet.");
+    node.events.normal(&About::node(&name), "Starting", "Starting kubelet.");
     tasks.spawn(async move {
         pods.wait_until_synced().await;
         drop(statics_ready.wait_for(|ready| *ready).await);
         sources_ready.send_replace(true);
     });
-    tasks.spawn(register_and_keep(client, registration, status_facts, runtime, settings, events, mirrors, stop.clone()));
+    tasks.spawn(register_and_keep(client, registration, status_facts, node, settings, mirrors, stop.clone()));
     finish(tasks, stop).await
 }
 
 /// Registers the node and keeps its lease, its status and its mirrors.
-#[allow(clippy::too_many_arguments)] // The parts of a node's life in the API; a struct for one call would only rename them.
 async fn register_and_keep(
     client: Client,
     registration: Registration,
     facts: StatusFacts,
-    runtime: Arc<dyn Runtime>,
+    node: Arc<Node>,
     settings: KubeletConfiguration,
-    events: Recorder,
     mirrors: Option<Arc<Mirrors>>,
     stop: CancellationToken,
 ) {
@@ -250,21 +269,15 @@ async fn register_and_keep(
     tracing::info!(node = %registration.name, port = facts.port, "registered");
     let uid = registered.metadata.uid.unwrap_or_default();
     let lease = node::lease::keep(client, registration.name.clone(), uid.clone(), settings.node_lease_duration_seconds, stop.clone());
-    let status = node::status::keep(nodes, facts, runtime, settings.node_status_report_frequency.get(), events, stop.clone());
+    let frequency =
+        node::status::Frequency { look: settings.node_status_update_frequency.get(), report: settings.node_status_report_frequency.get() };
+    let status = node::status::keep(nodes, facts, node, frequency, stop.clone());
     let mirrored = async {
         if let Some(mirrors) = mirrors {
             mirrors.run(uid, stop.clone()).await;
         }
     };
     tokio::join!(lease, status, mirrored);
-}
-
-/// The status a node registers with: as it is, so that it is ready as soon as it is there.
-async fn first_status(facts: &StatusFacts, runtime: &dyn Runtime) -> NodeStatus {
-    let version = runtime.version().await.map(|v| format!("{}://{}", v.runtime_name, v.runtime_version)).unwrap_or_default();
-    let status = runtime.status().await.map_err(|e| e.to_string());
-    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    node::status::node_status(facts, &version, status.as_ref().map_err(String::as_str), &[], &[], now)
 }
 
 /// Waits for the end: until told to stop, or a part fails in a way that it cannot go on from.

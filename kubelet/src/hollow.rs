@@ -30,7 +30,7 @@ use anyhow::Context;
 use client::{Change, SharedCaches};
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeSystemInfo, Pod};
 use kube::{Api, Client, runtime::watcher};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -84,8 +84,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             resolver: network::Resolver::default(),
             security: security::Settings::default(),
             statuses: statuses.clone(),
+            vitals: Default::default(),
         });
-        let workers = Workers::new(node);
+        let workers = Workers::new(node.clone());
         tasks.spawn(workers.clone().follow_runtime(ready.clone(), stop.clone()));
         by_name.insert(name.clone(), workers);
         let status_facts = StatusFacts {
@@ -96,14 +97,16 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             capacity: facts.capacity,
             allocatable: facts.allocatable,
             port: PORT,
+            max_images: usize::try_from(settings.node_status_max_images).ok(),
         };
         let labels = agent::parse_labels(&flags.node_labels)?;
         let taints =
             flags.register_with_taints.iter().filter(|t| !t.is_empty()).map(|t| agent::parse_taint(t)).collect::<Result<_, _>>()?;
         let registration = Registration { name, labels, taints, pod_cidr: None, status: Default::default() };
         let seconds = settings.node_lease_duration_seconds;
-        let frequency = settings.node_status_report_frequency.get();
-        tasks.spawn(live(client.clone(), registration, status_facts, runtime, seconds, frequency, slots.clone(), stop.clone()));
+        let frequency =
+            status::Frequency { look: settings.node_status_update_frequency.get(), report: settings.node_status_report_frequency.get() };
+        tasks.spawn(live(client.clone(), registration, status_facts, node, seconds, frequency, slots.clone(), stop.clone()));
     }
     // Only bound pods: a field selector of the scheduler's kind, without a node's name in it.
     let pods = caches.selected::<Pod>(watcher::Config::default().fields("spec.nodeName!="));
@@ -125,15 +128,13 @@ async fn live(
     client: Client,
     mut registration: Registration,
     facts: StatusFacts,
-    runtime: Arc<dyn Runtime>,
+    node: Arc<Node>,
     seconds: i32,
-    frequency: Duration,
+    frequency: status::Frequency,
     slots: Arc<tokio::sync::Semaphore>,
     stop: CancellationToken,
 ) {
-    let ready = runtime.status().await.map_err(|e| e.to_string());
-    let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    registration.status = status::node_status(&facts, "simulated://", ready.as_ref().map_err(String::as_str), &[], &[], now);
+    registration.status = status::first(&facts, &node).await;
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let registered = {
         // The semaphore is never closed.
@@ -142,7 +143,7 @@ async fn live(
     };
     let Some(registered) = registered else { return };
     let lease = node::lease::keep(client, registration.name.clone(), registered.metadata.uid.unwrap_or_default(), seconds, stop.clone());
-    let status = status::keep(nodes, facts, runtime, frequency, Recorder::default(), stop.clone());
+    let status = status::keep(nodes, facts, node, frequency, stop.clone());
     tokio::join!(lease, status);
 }
 

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Why a container cannot be started: the waiting state's reason and message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +34,29 @@ pub struct Images {
     pulls: Semaphore,
     backoff: Mutex<Backoff>,
     failures: Mutex<HashMap<String, (Timestamp, String)>>,
+    /// Counts up whenever an image came or went.
+    changes: watch::Sender<u64>,
 }
 
 impl Images {
+    /// An image came or went.
+    pub fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Tells of images that come and go.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     /// `parallel` pulls at most.
     pub fn new(parallel: usize) -> Self {
-        Images { pulls: Semaphore::new(parallel.max(1)), backoff: Mutex::default(), failures: Mutex::default() }
+        Images {
+            pulls: Semaphore::new(parallel.max(1)),
+            backoff: Mutex::default(),
+            failures: Mutex::default(),
+            changes: Default::default(),
+        }
     }
 }
 
@@ -156,6 +173,7 @@ async fn pull(node: &Node, wanted: &Wanted<'_>, tagged: &str) -> Result<Image, N
     match fetched {
         Ok(Some(image)) => {
             images.failures.lock().remove(&key);
+            images.changed();
             let (took, waited) = (shown(began.elapsed()), shown(asked.elapsed()));
             let size = image.size;
             events.normal(

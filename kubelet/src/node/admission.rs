@@ -5,6 +5,7 @@
 //! Left out: making room for critical pods by ending others.
 
 use crate::container::{
+    identity,
     resources::{self, Amounts, Qos},
     sysctl,
 };
@@ -110,7 +111,7 @@ fn belongs(pod: &Pod, node: &Node) -> Result<(), Refusal> {
     }
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).filter(|t| t.effect == "NoExecute");
-    if !crate::container::identity::is_static(pod) && taints.into_iter().any(|t| !tolerations.iter().any(|own| tolerates(own, t))) {
+    if !identity::is_static(pod) && taints.into_iter().any(|t| !tolerations.iter().any(|own| tolerates(own, t))) {
         return Err(Refusal::new("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"));
     }
     Ok(())
@@ -193,7 +194,7 @@ impl Admission {
         if let Some(node) = node {
             belongs(pod, node)?;
         }
-        if let Some(refusal) = self.closed.lock().as_ref().filter(|_| !is_critical(spec)) {
+        if let Some(refusal) = self.closed.lock().as_ref().filter(|_| !is_critical(pod)) {
             return Err(refusal.clone());
         }
         pods.insert(uid.to_owned(), Booked { qos, held: wanted });
@@ -244,9 +245,16 @@ impl Admission {
     }
 }
 
-/// Whether the cluster needs the pod: nothing is evicted for it, and it is let in where others are not.
-pub fn is_critical(spec: &PodSpec) -> bool {
-    spec.priority.is_some_and(|priority| priority >= 2_000_000_000)
+/// Whether the cluster needs the pod, as it needs every static one: it is not evicted, and it is let in where others are not.
+pub fn is_critical(pod: &Pod) -> bool {
+    let priority = pod.spec.as_ref().and_then(|spec| spec.priority);
+    identity::is_static(pod) || identity::is_mirror(pod) || priority.is_some_and(|priority| priority >= 2_000_000_000)
+}
+
+/// Whether the pod puts up with a node that is short of memory.
+pub fn tolerates_memory_pressure(pod: &Pod) -> bool {
+    let taint = Taint { key: "node.kubernetes.io/memory-pressure".into(), effect: "NoSchedule".into(), ..Default::default() };
+    pod.spec.iter().flat_map(|s| s.tolerations.iter().flatten()).any(|own| tolerates(own, &taint))
 }
 
 fn sum<'a>(all: impl Iterator<Item = &'a Held>) -> Held {

@@ -4,12 +4,14 @@
 //! With the `cgroupfs` driver they are directories that we make and remove here. With the `systemd` driver they are slices, which systemd makes
 //! when the runtime starts the first scope in one; their limits are then the runtime's business alone. Left out: pinning of CPUs and memory.
 
+use super::usage::cgroup::Group;
 use crate::container::{
     identity,
     resources::{self, Qos},
 };
 use k8s_openapi::api::core::v1::Pod;
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -72,6 +74,49 @@ impl Cgroups {
         }
         path.push(format!("pod{}", identity::uid(pod)));
         path
+    }
+
+    /// A cgroup to read figures of, by its path below the hierarchies' roots.
+    pub fn at(&self, path: &Path) -> Group {
+        Group::new(&self.mount, path, self.unified)
+    }
+
+    /// The machine's own.
+    pub fn machine(&self) -> Group {
+        self.at(Path::new(""))
+    }
+
+    /// The one of all pods.
+    pub fn all_pods(&self) -> Group {
+        match self.driver {
+            Driver::Cgroupfs => self.at(&Path::new(&self.root).join("kubepods")),
+            Driver::Systemd => self.at(Path::new("kubepods.slice")),
+        }
+    }
+
+    /// A pod's.
+    pub fn of_pod(&self, pod: &Pod) -> Group {
+        match self.driver {
+            Driver::Cgroupfs => self.at(&self.path(pod)),
+            Driver::Systemd => self.at(&slice_path(&self.pod_parent(pod))),
+        }
+    }
+
+    /// The UIDs of the pods that have a cgroup in some hierarchy.
+    pub fn pods_with_cgroups(&self) -> io::Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        if self.driver == Driver::Systemd {
+            // A slice goes with the last scope in it.
+            return Ok(found);
+        }
+        for hierarchy in self.hierarchies()? {
+            for class in ["", "burstable", "besteffort"] {
+                let dir = hierarchy.join(&self.root).join("kubepods").join(class);
+                let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+                found.extend(entries.filter_map(|e| e.file_name().to_str()?.strip_prefix("pod").map(str::to_owned)));
+            }
+        }
+        Ok(found)
     }
 
     /// The hierarchies: one on v2, one per controller on v1.
@@ -177,8 +222,12 @@ impl Cgroups {
         if self.driver == Driver::Systemd {
             return Ok(());
         }
-        // A pod that only the runtime remembers has no spec to tell its class by.
-        let name = format!("pod{}", identity::uid(pod));
+        self.remove_by_uid(identity::uid(pod))
+    }
+
+    /// The same for a pod that nobody knows more of than its UID, which does not tell its class.
+    pub fn remove_by_uid(&self, uid: &str) -> io::Result<()> {
+        let name = format!("pod{uid}");
         for hierarchy in self.hierarchies()? {
             for class in ["", "burstable", "besteffort"] {
                 remove_tree(&hierarchy.join(&self.root).join("kubepods").join(class).join(&name))?;
@@ -186,6 +235,13 @@ impl Cgroups {
         }
         Ok(())
     }
+}
+
+/// Where a slice is: each dash in its name is a level (systemd.slice(5)).
+fn slice_path(slice: &str) -> PathBuf {
+    let name = slice.trim_end_matches(".slice");
+    let ends = name.match_indices('-').map(|(at, _)| at).chain([name.len()]);
+    ends.map(|end| format!("{}.slice", &name[..end])).collect()
 }
 
 /// Shares as the weight of cgroup v2 (upstream: `CpuSharesToCpuWeight`).
@@ -241,6 +297,13 @@ mod tests {
         ] {
             assert_eq!(with(driver, root).pod_parent(&pod(requests)), want);
         }
+    }
+
+    #[test]
+    fn a_slice_is_a_path_of_slices() {
+        let want = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poda_b.slice";
+        assert_eq!(slice_path("kubepods-burstable-poda_b.slice"), Path::new(want));
+        assert_eq!(slice_path("kubepods.slice"), Path::new("kubepods.slice"));
     }
 
     #[test]

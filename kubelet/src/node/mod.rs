@@ -4,18 +4,20 @@
 pub mod admission;
 pub mod cgroups;
 pub mod eviction;
+pub mod gc;
 pub mod lease;
 pub mod machine;
 pub mod registration;
 pub mod status;
 pub mod usage;
+pub mod vitals;
 
 use crate::{
     clock::Clock,
     container::{
         identity,
         network::Resolver,
-        resources::{Amounts, Qos, milli},
+        resources::{self, Amounts, Qos, milli},
         security,
     },
     image::Images,
@@ -67,6 +69,12 @@ impl Node {
     /// made sure of.
     pub async fn admit(&self, pod: &Pod) -> Result<(), Refusal> {
         let uid = identity::uid(pod);
+        if pod.status.as_ref().is_none_or(|s| s.start_time.is_none()) {
+            let best_effort = resources::qos(pod) == Qos::BestEffort;
+            if let Some(message) = eviction::keeper::refuses(pod, best_effort, &self.vitals.pressures.borrow()) {
+                return Err(Refusal { reason: "Evicted".into(), message });
+            }
+        }
         let known = self.itself.as_ref().and_then(|i| i.cache.list().first().cloned());
         let mut verdict = self.admission.admit(uid, pod, known.as_deref(), &self.facts.allocatable);
         if let (Some(itself), true) = (&self.itself, verdict.as_ref().is_err_and(Refusal::is_of_the_node))
@@ -124,4 +132,6 @@ pub struct Node {
     pub security: security::Settings,
     /// Where statuses go.
     pub statuses: Arc<dyn StatusSink>,
+    /// How the node is, and what is counted of it.
+    pub vitals: vitals::Vitals,
 }

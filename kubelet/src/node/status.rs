@@ -1,16 +1,20 @@
-//! The node's status: a pure function of what the node is and what its runtime says, sent when it changes and every five minutes (upstream:
-//! `pkg/kubelet/nodestatus/setters.go`).
+//! The node's status: a pure function of what the node is, what its runtime says and what it is short of, sent when it changes and every five minutes
+//! (upstream: `pkg/kubelet/nodestatus/setters.go`).
+//!
+//! Left out: `volumesInUse`, as there are no volumes that are attached; addresses that a cloud provider knows.
 
-use super::machine::Machine;
+use super::{Node as NodeParts, eviction::signal::Pressure, machine::Machine};
 use crate::{
     container::resources::Amounts,
     recorder::{About, Recorder},
-    runtime::Runtime,
 };
 use jiff::Timestamp;
-use k8s_cri::v1::{Image, RuntimeStatus};
+use k8s_cri::v1::{Image, RuntimeStatus, StatusResponse};
 use k8s_openapi::{
-    api::core::v1::{ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus},
+    api::core::v1::{
+        ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+        NodeRuntimeHandlerFeatures, NodeStatus,
+    },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
@@ -21,12 +25,10 @@ use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// How often the status is made anew to see whether it changed (upstream: `nodeStatusUpdateFrequency`).
-const LOOK: Duration = Duration::from_secs(10);
 /// How often until the node is ready for the first time.
 const FIRST_LOOK: Duration = Duration::from_millis(200);
-/// How many images a status lists (upstream: `nodeStatusMaxImages`).
-const MAX_IMAGES: usize = 50;
+/// How often images are listed where none was pulled or removed by the kubelet: somebody else may have done so.
+const IMAGES: Duration = Duration::from_secs(300);
 /// How many names of one image it lists (upstream: `MaxNamesPerImageInNodeStatus`).
 const MAX_NAMES: usize = 5;
 
@@ -47,61 +49,119 @@ pub struct StatusFacts {
     pub allocatable: Amounts,
     /// The port of the kubelet's server.
     pub port: i32,
+    /// How many images are listed at most; without a number, all.
+    pub max_images: Option<usize>,
 }
 
+/// What is seen when a status is made.
+#[derive(Clone, Copy)]
+pub struct Seen<'a> {
+    /// The runtime's name and version.
+    pub version: &'a str,
+    /// What the runtime says of itself, or why it says nothing.
+    pub runtime: Result<&'a StatusResponse, &'a str>,
+    /// Its images.
+    pub images: &'a [Image],
+    /// What the node is short of.
+    pub pressures: &'a [Pressure],
+    /// Whether the machine is about to shut down.
+    pub shutting_down: bool,
+}
+
+/// The conditions of shortages: the type, then reason and message without and with it.
+type Words = (&'static str, &'static str);
+const PRESSURES: [(Pressure, Words, Words); 3] = [
+    (
+        Pressure::MemoryPressure,
+        ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+    ),
+    (
+        Pressure::DiskPressure,
+        ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ),
+    (
+        Pressure::PIDPressure,
+        ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+    ),
+];
+
 /// The status. `before` holds the conditions as they were told last: they keep their transition times.
-pub fn node_status(
-    facts: &StatusFacts,
-    version: &str,
-    runtime: Result<&RuntimeStatus, &str>,
-    images: &[Image],
-    before: &[NodeCondition],
-    now: Timestamp,
-) -> NodeStatus {
-    let (ready, message) = readiness(runtime);
-    let healthy = |kind: &str, reason: &str, message: &str| condition(kind, "False", reason, message, before, now);
-    let conditions = vec![
-        healthy("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        healthy("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        healthy("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        condition(
-            "Ready",
-            if ready { "True" } else { "False" },
-            if ready { "KubeletReady" } else { "KubeletNotReady" },
-            &message,
-            before,
-            now,
-        ),
-    ];
+pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition], now: Timestamp) -> NodeStatus {
+    let mut conditions: Vec<NodeCondition> = PRESSURES
+        .iter()
+        .map(|(pressure, fine, short)| {
+            let (status, (reason, message)) = if seen.pressures.contains(pressure) { ("True", short) } else { ("False", fine) };
+            condition(pressure.as_str(), status, reason, message, before, now)
+        })
+        .collect();
+    let runtime = seen.runtime.map(|r| r.status.as_ref().unwrap_or(&NO_STATUS));
+    let (ready, message) = readiness(runtime, seen.shutting_down);
+    let (status, reason) = if ready { ("True", "KubeletReady") } else { ("False", "KubeletNotReady") };
+    conditions.push(condition("Ready", status, reason, &message, before, now));
     let mut addresses: Vec<_> = facts.addresses.iter().map(|a| NodeAddress { type_: "InternalIP".into(), address: a.clone() }).collect();
     addresses.push(NodeAddress { type_: "Hostname".into(), address: facts.host_name.clone() });
     let mut info = facts.machine.info.clone();
-    version.clone_into(&mut info.container_runtime_version);
+    seen.version.clone_into(&mut info.container_runtime_version);
+    let (handlers, features) = seen.runtime.map(abilities).unwrap_or_default();
     NodeStatus {
         addresses: Some(addresses),
         allocatable: Some(facts.allocatable.clone()),
         capacity: Some(facts.capacity.clone()),
         conditions: Some(conditions),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: facts.port }) }),
-        images: Some(image_list(images)),
+        features,
+        images: Some(image_list(seen.images, facts.max_images)),
         node_info: Some(info),
+        runtime_handlers: handlers,
         ..Default::default()
     }
 }
 
-/// Whether the runtime can run pods, and the words for it.
-fn readiness(runtime: Result<&RuntimeStatus, &str>) -> (bool, String) {
-    let status = match runtime {
-        Ok(status) => status,
-        Err(error) => return (false, format!("container runtime is down: {error}")),
-    };
+/// What a runtime without a status says.
+static NO_STATUS: RuntimeStatus = RuntimeStatus { conditions: Vec::new() };
+
+/// What the runtime can do, by handler and as a whole; nothing where it does not tell.
+fn abilities(runtime: &StatusResponse) -> (Option<Vec<NodeRuntimeHandler>>, Option<NodeFeatures>) {
+    let mut handlers: Vec<NodeRuntimeHandler> = runtime
+        .runtime_handlers
+        .iter()
+        .map(|handler| NodeRuntimeHandler {
+            name: Some(handler.name.clone()),
+            features: handler.features.as_ref().map(|f| NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+                user_namespaces: Some(f.user_namespaces),
+            }),
+        })
+        .collect();
+    handlers.sort_by(|a, b| a.name.cmp(&b.name));
+    let features = runtime.features.as_ref().map(|f| NodeFeatures { supplemental_groups_policy: Some(f.supplemental_groups_policy) });
+    ((!handlers.is_empty()).then_some(handlers), features)
+}
+
+/// What a runtime has to say of itself, and the words for where it does not.
+const RUNTIME_CONDITIONS: &[(&str, &str)] =
+    &[("RuntimeReady", "container runtime not ready"), ("NetworkReady", "container runtime network not ready")];
+
+/// Whether the node can run pods, and the words for it.
+fn readiness(runtime: Result<&RuntimeStatus, &str>, shutting_down: bool) -> (bool, String) {
     let mut problems = Vec::new();
-    for (kind, words) in [("RuntimeReady", "container runtime not ready"), ("NetworkReady", "container runtime network not ready")] {
-        match status.conditions.iter().find(|c| c.r#type == kind) {
+    let status = runtime.unwrap_or_else(|error| {
+        problems.push(format!("container runtime is down: {error}"));
+        &NO_STATUS
+    });
+    let kinds = if runtime.is_ok() { RUNTIME_CONDITIONS } else { &[] };
+    for (kind, words) in kinds {
+        match status.conditions.iter().find(|c| c.r#type == *kind) {
             Some(c) if c.status => {}
             Some(c) => problems.push(format!("{words}: {kind}=false reason:{} message:{}", c.reason, c.message)),
             None => problems.push(format!("{words}: the runtime does not report {kind}")),
         }
+    }
+    if shutting_down {
+        problems.push("node is shutting down".into());
     }
     match problems.as_slice() {
         [] => (true, "kubelet is posting ready status".into()),
@@ -123,14 +183,14 @@ fn condition(kind: &str, status: &str, reason: &str, message: &str, before: &[No
 }
 
 /// The largest images with their names, digests first.
-fn image_list(images: &[Image]) -> Vec<ContainerImage> {
+fn image_list(images: &[Image], most: Option<usize>) -> Vec<ContainerImage> {
     let mut sorted: Vec<&Image> = images.iter().collect();
     sorted.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
     let one = |image: &&Image| ContainerImage {
         names: Some(image.repo_digests.iter().chain(&image.repo_tags).take(MAX_NAMES).cloned().collect()),
         size_bytes: i64::try_from(image.size).ok(),
     };
-    sorted.iter().take(MAX_IMAGES).map(one).collect()
+    sorted.iter().take(most.unwrap_or(usize::MAX)).map(one).collect()
 }
 
 /// Whether two statuses differ in more than their heartbeats.
@@ -155,36 +215,69 @@ fn patch(old: Option<&NodeStatus>, new: &NodeStatus) -> serde_json::Value {
     json!({"status": body})
 }
 
+/// How often to look, and to tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Frequency {
+    /// How often the status is made anew to see whether it changed.
+    pub look: Duration,
+    /// How often it is told where it does not.
+    pub report: Duration,
+}
+
+/// The time as conditions have it.
+fn now() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// The status a node registers with: as it is, so that it is ready as soon as it is there.
+pub async fn first(facts: &StatusFacts, node: &NodeParts) -> NodeStatus {
+    let version = version(node).await.unwrap_or_default();
+    let runtime = node.runtime.status().await.map_err(|e| e.to_string());
+    let runtime = runtime.as_ref().map_err(String::as_str);
+    node_status(facts, Seen { version: &version, runtime, images: &[], pressures: &[], shutting_down: false }, &[], now())
+}
+
+async fn version(node: &NodeParts) -> Option<String> {
+    node.runtime.version().await.ok().map(|v| format!("{}://{}", v.runtime_name, v.runtime_version))
+}
+
 /// Keeps the status until told to stop.
-pub async fn keep(
-    nodes: Api<Node>,
-    facts: StatusFacts,
-    runtime: Arc<dyn Runtime>,
-    frequency: Duration,
-    events: Recorder,
-    stop: CancellationToken,
-) {
+pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, frequency: Frequency, stop: CancellationToken) {
     let about = About::node(&facts.name);
     let mut told: Option<(NodeStatus, tokio::time::Instant)> = None;
-    let mut version = String::new();
+    let mut runtime_version = String::new();
+    let (mut pressures, mut shutting_down) = (node.vitals.pressures.subscribe(), node.vitals.shutting_down.subscribe());
+    let mut image_changes = node.images.changes();
+    let mut images: Option<(Vec<Image>, tokio::time::Instant)> = None;
     loop {
-        if version.is_empty()
-            && let Ok(v) = runtime.version().await
-        {
-            version = format!("{}://{}", v.runtime_name, v.runtime_version);
+        if runtime_version.is_empty() {
+            runtime_version = version(&node).await.unwrap_or_default();
         }
-        let status = runtime.status().await.map_err(|e| e.to_string());
-        // A list that fails leaves the images as they were told.
-        let images = runtime.list_images().await.unwrap_or_default();
+        let runtime = node.runtime.status().await.map_err(|e| e.to_string());
+        let stale = image_changes.has_changed().unwrap_or(false) || images.as_ref().is_none_or(|(_, at)| at.elapsed() >= IMAGES);
+        if stale {
+            image_changes.mark_unchanged();
+            // A list that fails leaves the images as they were told.
+            if let Ok(list) = node.runtime.list_images().await {
+                images = Some((list, tokio::time::Instant::now()));
+            }
+        }
         let before = told.as_ref().and_then(|(s, _)| s.conditions.clone()).unwrap_or_default();
-        let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or(Timestamp::UNIX_EPOCH);
-        let new = node_status(&facts, &version, status.as_ref().map_err(String::as_str), &images, &before, now);
-        let due = told.as_ref().is_none_or(|(old, at)| changed(old, &new) || at.elapsed() >= frequency);
+        let short_of = pressures.borrow_and_update().clone();
+        let seen = Seen {
+            version: &runtime_version,
+            runtime: runtime.as_ref().map_err(String::as_str),
+            images: images.as_ref().map(|(list, _)| list.as_slice()).unwrap_or_default(),
+            pressures: &short_of,
+            shutting_down: *shutting_down.borrow_and_update(),
+        };
+        let new = node_status(&facts, seen, &before, now());
+        let due = told.as_ref().is_none_or(|(old, at)| changed(old, &new) || at.elapsed() >= frequency.report);
         if due {
             let body = patch(told.as_ref().map(|(s, _)| s), &new);
             match nodes.patch_status(&facts.name, &PatchParams::default(), &Patch::Strategic(body)).await {
                 Ok(_) => {
-                    tell_events(&events, &about, &facts.name, &before, &new);
+                    tell_events(&node.events, &about, &facts.name, &before, &new);
                     told = Some((new, tokio::time::Instant::now()));
                 }
                 Err(error) => tracing::warn!(node = %facts.name, %error, "the node's status could not be sent"),
@@ -194,9 +287,12 @@ pub async fn keep(
             .as_ref()
             .and_then(|(s, _)| s.conditions.as_ref())
             .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+        let wait = if ready || *shutting_down.borrow() { frequency.look } else { FIRST_LOOK };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(if ready { LOOK } else { FIRST_LOOK }) => {}
+            Ok(()) = pressures.changed() => {}
+            Ok(()) = shutting_down.changed() => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
 }
@@ -209,8 +305,11 @@ fn tell_events(events: &Recorder, about: &About, name: &str, before: &[NodeCondi
         }
         let reason = match (condition.type_.as_str(), condition.status.as_str()) {
             ("MemoryPressure", "False") => "NodeHasSufficientMemory",
+            ("MemoryPressure", "True") => "NodeHasInsufficientMemory",
             ("DiskPressure", "False") => "NodeHasNoDiskPressure",
+            ("DiskPressure", "True") => "NodeHasDiskPressure",
             ("PIDPressure", "False") => "NodeHasSufficientPID",
+            ("PIDPressure", "True") => "NodeHasInsufficientPID",
             ("Ready", "True") => "NodeReady",
             ("Ready", _) => "NodeNotReady",
             _ => continue,
@@ -222,7 +321,7 @@ fn tell_events(events: &Recorder, about: &About, name: &str, before: &[NodeCondi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_cri::v1::RuntimeCondition;
+    use k8s_cri::v1::{RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures};
 
     fn facts() -> StatusFacts {
         StatusFacts {
@@ -233,28 +332,82 @@ mod tests {
             capacity: Amounts::new(),
             allocatable: Amounts::new(),
             port: 10250,
+            max_images: Some(50),
         }
     }
 
-    fn runtime(network: bool) -> RuntimeStatus {
+    fn runtime(network: bool) -> StatusResponse {
         let condition =
             |kind: &str, status, reason: &str| RuntimeCondition { r#type: kind.into(), status, reason: reason.into(), message: "m".into() };
-        RuntimeStatus { conditions: vec![condition("RuntimeReady", true, ""), condition("NetworkReady", network, "NetworkPluginNotReady")] }
+        let conditions = vec![condition("RuntimeReady", true, ""), condition("NetworkReady", network, "NetworkPluginNotReady")];
+        StatusResponse { status: Some(RuntimeStatus { conditions }), ..Default::default() }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn seen(runtime: &StatusResponse) -> Seen<'_> {
+        Seen { version: "containerd://1", runtime: Ok(runtime), images: &[], pressures: &[], shutting_down: false }
     }
 
     #[test]
     fn readiness_is_the_runtimes_and_its_networks() {
-        let at = |s| Timestamp::from_second(s).expect("a time");
-        let ready = node_status(&facts(), "containerd://1", Ok(&runtime(true)), &[], &[], at(1));
+        let (good, bad) = (runtime(true), runtime(false));
+        let ready = node_status(&facts(), seen(&good), &[], at(1));
         let conditions = ready.conditions.clone().expect("conditions");
         assert_eq!((conditions[3].status.as_str(), conditions[3].message.as_deref()), ("True", Some("kubelet is posting ready status")));
-        let later = node_status(&facts(), "containerd://1", Ok(&runtime(true)), &[], &conditions, at(9));
+        let later = node_status(&facts(), seen(&good), &conditions, at(9));
         assert_eq!(later.conditions.as_ref().expect("conditions")[3].last_transition_time, Some(Time(at(1))));
         assert!(!changed(&ready, &later));
-        let without = node_status(&facts(), "containerd://1", Ok(&runtime(false)), &[], &conditions, at(9));
-        let last = &without.conditions.as_ref().expect("conditions")[3];
-        let want = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:m";
-        assert_eq!((last.status.as_str(), last.reason.as_deref(), last.message.as_deref()), ("False", Some("KubeletNotReady"), Some(want)));
-        assert!(changed(&ready, &without));
+        let without = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:m";
+        let down = Seen { runtime: Err("no socket"), ..seen(&good) };
+        for (seen, want) in [
+            (seen(&bad), without.to_owned()),
+            (down, "container runtime is down: no socket".into()),
+            (Seen { shutting_down: true, ..seen(&good) }, "node is shutting down".into()),
+            (Seen { shutting_down: true, ..seen(&bad) }, format!("[{without}, node is shutting down]")),
+        ] {
+            let status = node_status(&facts(), seen, &conditions, at(9));
+            let last = &status.conditions.as_ref().expect("conditions")[3];
+            assert_eq!(
+                (last.status.as_str(), last.reason.as_deref(), last.message.as_deref()),
+                ("False", Some("KubeletNotReady"), Some(want.as_str()))
+            );
+            assert!(changed(&ready, &status));
+        }
+    }
+
+    #[test]
+    fn shortages_are_conditions_in_upstreams_words() {
+        let good = runtime(true);
+        let short = Seen { pressures: &[Pressure::DiskPressure], ..seen(&good) };
+        let conditions = node_status(&facts(), short, &[], at(1)).conditions.expect("conditions");
+        let told =
+            conditions.iter().map(|c| format!("{}={} {}", c.type_, c.status, c.reason.as_deref().unwrap_or_default())).collect::<Vec<_>>();
+        let want = [
+            "MemoryPressure=False KubeletHasSufficientMemory",
+            "DiskPressure=True KubeletHasDiskPressure",
+            "PIDPressure=False KubeletHasSufficientPID",
+            "Ready=True KubeletReady",
+        ];
+        assert_eq!(told, want);
+    }
+
+    #[test]
+    fn what_the_runtime_can_do_and_its_largest_images_are_told() {
+        let mut able = runtime(true);
+        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        able.runtime_handlers = ["runc", ""].map(|name| RuntimeHandler { name: name.into(), features: Some(features) }).to_vec();
+        able.features = Some(RuntimeFeatures { supplemental_groups_policy: true });
+        let images: Vec<Image> =
+            (0..60).map(|n| Image { id: n.to_string(), size: n, repo_tags: vec![format!("i:{n}")], ..Default::default() }).collect();
+        let status = node_status(&facts(), Seen { images: &images, ..seen(&able) }, &[], at(1));
+        let handlers = status.runtime_handlers.expect("handlers");
+        assert_eq!(handlers.iter().map(|h| h.name.as_deref().unwrap_or_default()).collect::<Vec<_>>(), ["", "runc"]);
+        assert_eq!(handlers[1].features.as_ref().and_then(|f| f.recursive_read_only_mounts), Some(true));
+        assert_eq!(status.features.and_then(|f| f.supplemental_groups_policy), Some(true));
+        let images = status.images.expect("images");
+        assert_eq!((images.len(), images[0].size_bytes), (50, Some(59)));
     }
 }

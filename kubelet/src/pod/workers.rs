@@ -155,6 +155,19 @@ impl Workers {
         self.state.lock().by_uid.values().map(|h| h.updates.borrow().pod.clone()).collect()
     }
 
+    /// The pods that have not run their course.
+    pub fn active(&self) -> Vec<Arc<Pod>> {
+        let over = |pod: &Pod| matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let state = self.state.lock();
+        let running = state.by_uid.values().filter(|h| !h.ended.is_cancelled()).map(|h| h.updates.borrow().pod.clone());
+        running.filter(|pod| !over(pod) && pod.spec.is_some()).collect()
+    }
+
+    /// The UIDs of all pods there are workers for, and whether nothing of them runs any more.
+    pub fn known(&self) -> HashMap<String, bool> {
+        self.state.lock().by_uid.iter().map(|(uid, handle)| (uid.clone(), handle.ended.is_cancelled())).collect()
+    }
+
     /// A pod by namespace and name.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
         self.pods().into_iter().find(|p| identity::namespace(p) == namespace && identity::name(p) == name)
@@ -212,6 +225,7 @@ impl Workers {
     fn tell(&self, event: &RuntimeEvent, known: &HashMap<String, (String, i32)>) -> bool {
         let Some((uid, _)) = known.get(&event.container_id) else { return false };
         self.wake(uid);
+        self.node.vitals.housekeeping.notify_one();
         true
     }
 
@@ -232,6 +246,9 @@ impl Workers {
             }
         }
         let changed: HashSet<&String> = fresh.iter().filter(|(id, now)| known.get(*id) != Some(*now)).map(|(_, (uid, _))| uid).collect();
+        if !changed.is_empty() {
+            self.node.vitals.housekeeping.notify_one();
+        }
         for uid in changed {
             self.wake(uid);
         }

@@ -93,9 +93,15 @@ impl Runtime for Cri {
         Ok(self.runtime.clone().version(request).await?.into_inner())
     }
 
-    async fn status(&self) -> Result<api::RuntimeStatus> {
-        let response = self.runtime.clone().status(timed(api::StatusRequest { verbose: false }, CALL)).await?.into_inner();
-        response.status.ok_or_else(|| RuntimeError::Failed("the runtime answered without a status".into()))
+    async fn status(&self) -> Result<api::StatusResponse> {
+        Ok(self.runtime.clone().status(timed(api::StatusRequest { verbose: false }, CALL)).await?.into_inner())
+    }
+
+    async fn sandbox_image(&self) -> Result<String> {
+        let response = self.runtime.clone().status(timed(api::StatusRequest { verbose: true }, CALL)).await?.into_inner();
+        // The verbose part is the runtime's own; containerd's is its configuration. Newer runtimes pin the image instead.
+        let config = response.info.get("config").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+        Ok(config.and_then(|c| c.get("sandboxImage")?.as_str().map(str::to_owned)).unwrap_or_default())
     }
 
     async fn run_sandbox(&self, config: api::PodSandboxConfig, handler: &str) -> Result<String> {
@@ -208,6 +214,12 @@ impl Runtime for Cri {
         let spec = api::ImageSpec { image: image.into(), ..Default::default() };
         let request = api::PullImageRequest { image: Some(spec), auth, sandbox_config: Some(sandbox_config) };
         Ok(self.images.clone().pull_image(timed(request, PULL)).await?.into_inner().image_ref)
+    }
+
+    async fn remove_image(&self, image: &str) -> Result<()> {
+        let spec = api::ImageSpec { image: image.into(), ..Default::default() };
+        let request = api::RemoveImageRequest { image: Some(spec) };
+        gone_is_fine(self.images.clone().remove_image(timed(request, CALL)).await.map(drop))
     }
 
     async fn list_images(&self) -> Result<Vec<api::Image>> {

@@ -62,8 +62,10 @@ pub struct ExecOutput {
 pub trait Runtime: Send + Sync {
     /// Name and version of the runtime.
     async fn version(&self) -> Result<api::VersionResponse>;
-    /// Whether runtime and network are ready.
-    async fn status(&self) -> Result<api::RuntimeStatus>;
+    /// Whether runtime and network are ready, and what the runtime can do.
+    async fn status(&self) -> Result<api::StatusResponse>;
+    /// The image that sandboxes are made of, where the runtime tells.
+    async fn sandbox_image(&self) -> Result<String>;
 
     /// Makes and starts a sandbox; its network is up when this returns its id. `handler` is a RuntimeClass's, empty for the default.
     async fn run_sandbox(&self, config: api::PodSandboxConfig, handler: &str) -> Result<String>;
@@ -108,6 +110,8 @@ pub trait Runtime: Send + Sync {
     async fn image_status(&self, image: &str) -> Result<Option<api::Image>>;
     /// Pulls an image and answers with its reference.
     async fn pull_image(&self, image: &str, auth: Option<api::AuthConfig>, sandbox_config: api::PodSandboxConfig) -> Result<String>;
+    /// Removes an image, under all of its names.
+    async fn remove_image(&self, image: &str) -> Result<()>;
     /// All images.
     async fn list_images(&self) -> Result<Vec<api::Image>>;
     /// How much room images take, and where.

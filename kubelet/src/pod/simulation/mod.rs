@@ -95,6 +95,7 @@ impl World {
             resolver: network::Resolver::default(),
             security: security::Settings::default(),
             statuses: statuses.clone(),
+            vitals: Default::default(),
         });
         let workers = Workers::new(node);
         let (_, ready) = watch::channel(false);

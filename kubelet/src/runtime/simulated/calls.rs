@@ -30,9 +30,14 @@ impl Runtime for Simulated {
         })
     }
 
-    async fn status(&self) -> Result<api::RuntimeStatus> {
+    async fn sandbox_image(&self) -> Result<String> {
+        Ok(String::new())
+    }
+
+    async fn status(&self) -> Result<api::StatusResponse> {
         let ready = |kind: &str| api::RuntimeCondition { r#type: kind.into(), status: true, ..Default::default() };
-        Ok(api::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] })
+        let status = api::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] };
+        Ok(api::StatusResponse { status: Some(status), ..Default::default() })
     }
 
     async fn run_sandbox(&self, config: api::PodSandboxConfig, _handler: &str) -> Result<String> {
@@ -256,6 +261,10 @@ impl Runtime for Simulated {
             return Err(RuntimeError::NotFound(format!("failed to resolve reference {image:?}: not found")));
         }
         Ok(image.into())
+    }
+
+    async fn remove_image(&self, _: &str) -> Result<()> {
+        Ok(())
     }
 
     async fn list_images(&self) -> Result<Vec<api::Image>> {
