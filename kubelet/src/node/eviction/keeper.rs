@@ -98,6 +98,8 @@ impl Keeper {
         let wait = self.state.relief(transition, now).map_or(step.next, |relief| relief.min(step.next)).max(Duration::from_millis(10));
         match self.act(&step, &sample, apart).await {
             Ok(true) => Duration::ZERO,
+            // Nothing can be done, or what could be done has been: looking at once again would change nothing.
+            Ok(false) if !step.starved.is_empty() => LATER,
             Ok(false) => wait,
             Err(error) => {
                 tracing::warn!(%error, "what pods use could not be found out");

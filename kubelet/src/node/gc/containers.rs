@@ -132,34 +132,47 @@ fn list(dir: &std::path::Path) -> Vec<(String, PathBuf)> {
 async fn sweep(workers: &Workers) -> anyhow::Result<()> {
     let node: &Node = workers.node();
     let Some(places) = &node.places else { return Ok(()) };
+    // What there is comes before who is known: a pod that appears in between is then known, and nothing of it was found.
+    let found = Found::on(places);
+    let cgroups = node.cgroups.as_ref().map(|c| c.pods_with_cgroups()).transpose()?.unwrap_or_default();
     let mut known: HashSet<String> = workers.known().into_keys().collect();
     let (containers, sandboxes) = tokio::try_join!(node.runtime.list_containers(&[]), node.runtime.list_sandboxes(&[]))?;
     let labels = containers.iter().map(|c| &c.labels).chain(sandboxes.iter().map(|s| &s.labels));
     known.extend(labels.filter_map(|l| l.get(POD_UID).cloned()));
-    sweep_directories(places, &known)?;
-    if let Some(cgroups) = &node.cgroups {
-        for uid in cgroups.pods_with_cgroups()? {
-            if !known.contains(&uid) {
-                cgroups.remove_by_uid(&uid)?;
-            }
+    found.remove_orphans(places, &known)?;
+    for uid in cgroups.iter().filter(|uid| !known.contains(*uid)) {
+        if let Some(all) = &node.cgroups {
+            all.remove_by_uid(uid)?;
         }
     }
     Ok(())
 }
 
-fn sweep_directories(places: &Places, known: &HashSet<String>) -> io::Result<()> {
-    for (uid, path) in orphans(list(&places.root.join("pods")), known) {
-        tracing::info!(path = %path.display(), "removing what is left of a pod that is gone");
-        setup::tear_down(&places.root, &uid)?;
+/// What is named after pods: UIDs and paths.
+struct Found {
+    directories: Vec<(String, PathBuf)>,
+    logs: Vec<(String, PathBuf)>,
+}
+
+impl Found {
+    fn on(places: &Places) -> Self {
+        // NAMESPACE_NAME_UID: neither a namespace nor a name has underscores in it.
+        let logs = list(&places.logs).into_iter().filter(|(name, _)| name.split('_').count() == 3);
+        let logs = logs.map(|(name, path)| (name.rsplit('_').next().unwrap_or_default().to_owned(), path)).collect();
+        Found { directories: list(&places.root.join("pods")), logs }
     }
-    // NAMESPACE_NAME_UID: neither a namespace nor a name has underscores in it.
-    let logs = list(&places.logs).into_iter().filter(|(name, _)| name.split('_').count() == 3);
-    let logs = logs.map(|(name, path)| (name.rsplit('_').next().unwrap_or_default().to_owned(), path)).collect();
-    for (_, path) in orphans(logs, known) {
-        tracing::info!(path = %path.display(), "removing the logs of a pod that is gone");
-        fs::remove_dir_all(path)?;
+
+    fn remove_orphans(self, places: &Places, known: &HashSet<String>) -> io::Result<()> {
+        for (uid, path) in orphans(self.directories, known) {
+            tracing::info!(path = %path.display(), "removing what is left of a pod that is gone");
+            setup::tear_down(&places.root, &uid)?;
+        }
+        for (_, path) in orphans(self.logs, known) {
+            tracing::info!(path = %path.display(), "removing the logs of a pod that is gone");
+            fs::remove_dir_all(path)?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -218,7 +231,7 @@ mod tests {
             fs::create_dir_all(places.logs.join(log_name(uid)).join("c")).expect("made");
         }
         fs::create_dir_all(places.logs.join("somebody's own")).expect("made");
-        sweep_directories(&places, &HashSet::from(["known".to_owned()])).expect("swept");
+        Found::on(&places).remove_orphans(&places, &HashSet::from(["known".to_owned()])).expect("swept");
         let names = |path: &PathBuf| {
             let mut names: Vec<_> = list(path).into_iter().map(|(name, _)| name).collect();
             names.sort();
