@@ -1,6 +1,4 @@
-//! How two objects differ, for messages: their indented JSON, line by line, in the unified format with three lines of context.
-
-use serde::Serialize;
+//! How two objects differ, for messages: what they look like, line by line, in the unified format with three lines of context.
 
 /// Lines of context around a change, as `diff -u` shows.
 const CONTEXT: usize = 3;
@@ -12,13 +10,7 @@ enum Line {
     Added,
 }
 
-/// The difference between `old` and `new`; empty if there is none.
-pub fn of<T: Serialize>(old: &T, new: &T) -> String {
-    let text = |value: &T| serde_json::to_value(value).and_then(|v| serde_json::to_string_pretty(&v)).unwrap_or_default();
-    of_texts(&text(old), &text(new))
-}
-
-/// The difference between two texts of many lines.
+/// The difference between two texts of many lines; empty if there is none.
 pub fn of_texts(old: &str, new: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
     let script = script(&old, &new);

@@ -10,6 +10,7 @@ pub mod duration;
 pub mod field;
 pub mod generate_name;
 pub mod go_text;
+pub mod internal_text;
 pub mod kind;
 pub mod managed_fields;
 pub mod normalize;

@@ -237,6 +237,10 @@ pub struct Resource {
     /// The version that [`Resource::storage_version_hash`] names where that is not the one stored: upstream announces some kinds under a
     /// version that it no longer serves.
     pub hashed_version: Option<Text>,
+    /// What every answer warns of, where the kind is deprecated (upstream: `APILifecycleDeprecated`).
+    pub deprecation: Option<&'static str>,
+    /// Annotations that stand for fields of upstream's internal type: a table or a view of the metadata alone does not have them.
+    pub derived_annotations: &'static [&'static str],
 }
 
 /// A list of constant texts, for rows.
@@ -271,6 +275,8 @@ impl Resource {
             schema: schema_name(K::GROUP, K::VERSION, K::KIND).into(),
             storage: None,
             hashed_version: None,
+            deprecation: None,
+            derived_annotations: &[],
         }
     }
 

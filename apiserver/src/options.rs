@@ -40,7 +40,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
     pub authorization_mode: Vec<Mode>,
     /// Whether pods may run privileged containers
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub allow_privileged: bool,
     /// Admission plugins to switch on besides the default ones
     #[arg(long, value_delimiter = ',')]

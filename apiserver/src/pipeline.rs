@@ -80,7 +80,7 @@ impl Pipeline {
                     true => None,
                     false => self.turn(request.method()).acquire().await.ok(),
                 };
-                self.api.serve(Call::new(request, info, query, user)).await
+                self.api.serve(Call::new(request, info, query, user, Arc::default())).await
             }
             Err(refusal) => respond::status(&refusal, format),
         }

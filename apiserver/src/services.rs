@@ -26,7 +26,6 @@ pub struct Services {
 struct Ipv4Range {
     first: u32,
     size: u32,
-    bits: u32,
 }
 
 impl Ipv4Range {
@@ -34,16 +33,12 @@ impl Ipv4Range {
         let (address, bits) = text.split(',').next()?.trim().split_once('/')?;
         let (address, bits): (Ipv4Addr, u32) = (address.parse().ok()?, bits.parse().ok()?);
         let mask = u32::MAX.checked_shl(32 - bits).filter(|_| (1..=30).contains(&bits))?;
-        Some(Ipv4Range { first: u32::from(address) & mask, size: !mask, bits })
+        Some(Ipv4Range { first: u32::from(address) & mask, size: !mask })
     }
 
     fn contains(&self, address: Ipv4Addr) -> bool {
         let offset = u32::from(address).wrapping_sub(self.first);
         offset > 0 && offset < self.size
-    }
-
-    fn text(&self) -> String {
-        format!("{}/{}", Ipv4Addr::from(self.first), self.bits)
     }
 }
 
@@ -190,10 +185,7 @@ impl Services {
             text => match text.parse::<IpAddr>() {
                 Ok(IpAddr::V4(address)) if kept.contains(&address) => return,
                 Ok(IpAddr::V4(address)) if !self.range.contains(address) => {
-                    let why = format!(
-                        "failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid IPs is {}",
-                        self.range.text()
-                    );
+                    let why = format!("failed to allocate IP {address}: the provided network does not match the current range");
                     errors.invalid(&path, serde_json::json!([text]), &why);
                     return;
                 }
@@ -329,7 +321,7 @@ mod tests {
             ["spec.clusterIPs: Invalid value: [\"10.96.0.9\"]: failed to allocate IP 10.96.0.9: provided IP is already allocated"]
         );
         let (_, errors) = allocate(json!({"clusterIP": "10.97.0.9"}), nothing());
-        assert!(errors[0].ends_with("is not in the valid range. The range of valid IPs is 10.96.0.0/24"), "{errors:?}");
+        assert!(errors[0].ends_with("the provided network does not match the current range"), "{errors:?}");
         assert_eq!(allocate(json!({"clusterIP": "None"}), nothing()).0.spec.unwrap().cluster_ips.unwrap(), ["None"]);
     }
 

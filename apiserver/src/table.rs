@@ -37,13 +37,20 @@ fn columns(row: &Resource) -> Value {
 }
 
 /// The object's metadata as `PartialObjectMetadata`.
-pub fn metadata_only(object: &Value) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.get("metadata").cloned().unwrap_or_default()})
+pub fn metadata_only(row: &Resource, object: &Value) -> Value {
+    let mut metadata = object.get("metadata").cloned().unwrap_or_default();
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|key, _| !row.derived_annotations.contains(&key.as_str()));
+        if annotations.is_empty() {
+            metadata.as_object_mut().map(|m| m.remove("annotations"));
+        }
+    }
+    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }
 
 /// A `PartialObjectMetadataList` of objects under a list's metadata.
-pub fn metadata_list(list_metadata: Value, objects: &[Value]) -> Value {
-    let items: Vec<Value> = objects.iter().map(metadata_only).collect();
+pub fn metadata_list(row: &Resource, list_metadata: Value, objects: &[Value]) -> Value {
+    let items: Vec<Value> = objects.iter().map(|object| metadata_only(row, object)).collect();
     json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": list_metadata, "items": items})
 }
 
@@ -68,7 +75,7 @@ fn conditions(object: &dyn Object) -> Option<Value> {
 fn table_row(row: &Resource, object: Value, include: IncludeObject, context: &PrintContext) -> Result<Value> {
     let shown = match include {
         IncludeObject::None => None,
-        IncludeObject::Metadata => Some(metadata_only(&object)),
+        IncludeObject::Metadata => Some(metadata_only(row, &object)),
         IncludeObject::Object => Some(object.clone()),
     };
     let typed = (row.decode)(object).map_err(StatusError::internal)?;

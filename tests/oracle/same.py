@@ -3,7 +3,7 @@
 
   same.py [--update]      a listed case that differs is a failure; with --update the list is written anew
 
-Starts target/release/apiserver on a free port with a store in a temporary directory, and ends it by its id.
+Starts target/$SKIFF_PROFILE/apiserver (release where that is not set) on a free port with a store in a temporary directory, and ends it by its id.
 """
 import os, re, socket, ssl, subprocess, sys, tempfile, time, urllib.request
 import yaml
@@ -47,7 +47,7 @@ def main():
         with open(tokens, "w") as f:
             f.write('admin,admin,1,"system:masters"\nbob,bob,2,\n')
         server = f"https://127.0.0.1:{port}"
-        process = subprocess.Popen([os.path.join(ROOT, "target/release/apiserver"), "--secure-port", str(port), "--bind-address", "127.0.0.1", "--cert-dir",
+        process = subprocess.Popen([os.path.join(ROOT, "target", os.environ.get("SKIFF_PROFILE", "release"), "apiserver"), "--secure-port", str(port), "--bind-address", "127.0.0.1", "--cert-dir",
                                     os.path.join(work, "pki"), "--data-dir", os.path.join(work, "data"), "--token-auth-file", tokens, "--authorization-mode", "RBAC"],
                                    stdout=open(log, "w"), stderr=subprocess.STDOUT)
         try:

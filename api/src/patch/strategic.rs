@@ -77,6 +77,8 @@ fn merge_map(schema: &Schema, ty: &Type, mut original: Map<String, Value>, mut p
                     without_directives(Value::Array(patch))
                 }
             }
+            // A map that says how to merge it, where there is nothing to merge it with, comes to nothing.
+            (None, Value::Object(patch)) if patch.contains_key(DIRECTIVE) => continue,
             (_, value) => without_directives(value),
         };
         original.insert(key, merged);
@@ -210,7 +212,10 @@ fn without_directives(value: Value) -> Value {
 }
 
 fn without_directives_in(map: Map<String, Value>) -> Map<String, Value> {
-    map.into_iter().filter(|(k, v)| !is_directive(k) && !v.is_null()).map(|(k, v)| (k, without_directives(v))).collect()
+    map.into_iter()
+        .filter(|(k, v)| !is_directive(k) && !v.is_null() && v.get(DIRECTIVE).is_none())
+        .map(|(k, v)| (k, without_directives(v)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -45,12 +45,7 @@ pub struct Signing {
 }
 
 impl Admission for Approval {
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        _object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, _object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let applies = request.operation == Operation::Update && request.is(GROUP, PLURAL, "approval");
         let Some(old) = request.old::<CertificateSigningRequest>().filter(|_| applies) else { return ready(Ok(())) };
         let signer = &old.spec.signer_name;
@@ -61,12 +56,7 @@ impl Admission for Approval {
 }
 
 impl Admission for Signing {
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let applies = request.operation == Operation::Update && request.is(GROUP, PLURAL, "status");
         let new = object.filter(|_| applies).and_then(|o| o.downcast_ref::<CertificateSigningRequest>());
         let (Some(new), Some(old)) = (new, request.old::<CertificateSigningRequest>()) else { return ready(Ok(())) };
@@ -107,12 +97,7 @@ impl Admission for SubjectRestriction {
         ready(Ok(()))
     }
 
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let creates = request.operation == Operation::Create && request.is(GROUP, PLURAL, "");
         let csr = object.filter(|_| creates).and_then(|o| o.downcast_ref::<CertificateSigningRequest>());
         let Some(csr) = csr.filter(|c| c.spec.signer_name == "kubernetes.io/kube-apiserver-client") else { return ready(Ok(())) };

@@ -167,12 +167,7 @@ impl Admission for LimitRanger {
         ready(Ok(()))
     }
 
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let Some(object) = object else { return ready(Ok(())) };
         let pod = object.downcast_ref::<Pod>().filter(|_| request.operation == Operation::Create || request.subresource == "resize");
         let claim = object.downcast_ref::<PersistentVolumeClaim>().filter(|_| request.writes() && request.subresource.is_empty());

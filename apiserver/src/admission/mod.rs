@@ -10,17 +10,21 @@ pub mod node_restriction;
 pub mod pod_security;
 pub mod pods;
 pub mod resource_quota;
+pub mod rounds;
 pub mod service_account;
 pub mod storage;
 
 use crate::{
     authentication::UserInfo,
     authorization::{Authorizer, escalation::Escalation, rbac::Rbac},
+    notes::Notes,
     objects::Objects,
 };
 use api::{Object, Resource, status::Result};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use rounds::Rounds;
+use serde_json::Value;
 use std::{collections::BTreeSet, sync::Arc};
 
 /// What is being done.
@@ -54,6 +58,21 @@ pub struct Request<'a> {
     pub user: &'a UserInfo,
     /// Nothing will be stored.
     pub dry_run: bool,
+    /// What all plugins of this write share.
+    pub context: &'a Context,
+}
+
+/// What the plugins of one write share.
+#[derive(Default)]
+pub struct Context {
+    /// Where warnings and audit annotations go.
+    pub notes: Arc<Notes>,
+    /// The options of the request, an object of `meta.k8s.io/v1`; `Null` for what the server itself does.
+    pub options: Value,
+    /// The object's managed fields, which the typed object does not carry.
+    pub managed: Value,
+    /// Which plugins want to see the object again.
+    pub rounds: Rounds,
 }
 
 impl Request<'_> {
@@ -86,14 +105,9 @@ pub trait Admission: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// May refuse; runs after validation, on the final object. Texts pushed into `warnings` become `Warning` headers.
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
-        let _ = (request, object, warnings);
+    /// May refuse; runs after validation, on the final object.
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
+        let _ = (request, object);
         Box::pin(async { Ok(()) })
     }
 }

@@ -209,8 +209,17 @@ mod tests {
         let old = old.map(&decode);
         let mut new = decode(new);
         let name = new.metadata().name.clone().unwrap();
-        let request =
-            Request { resource, subresource, operation, namespace: "ns", name: &name, old: old.as_deref(), user: &user, dry_run: false };
+        let request = Request {
+            resource,
+            subresource,
+            operation,
+            namespace: "ns",
+            name: &name,
+            old: old.as_deref(),
+            user: &user,
+            dry_run: false,
+            context: &crate::admission::Context::default(),
+        };
         let answer = NodeRestriction.admit(&request, Some(&mut *new)).await;
         let text = status_of(answer);
         text.split_once("is forbidden: ").map_or(text.clone(), |(_, why)| why.to_owned())

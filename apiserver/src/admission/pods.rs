@@ -105,12 +105,7 @@ impl Admission for Priority {
         ready(new_pod(request, Some(object)).map_or(Ok(()), |pod| self.assign(request, pod)))
     }
 
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let class = object.filter(|_| request.writes()).and_then(|o| o.downcast_ref::<PriorityClass>());
         ready(class.map_or(Ok(()), |class| self.check_class(request, class)))
     }
@@ -199,12 +194,7 @@ impl Admission for RuntimeClasses {
         ready(new_pod(request, object).map_or(Ok(()), |pod| self.complete(request, pod)))
     }
 
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let creates = request.operation == Operation::Create && request.is("", "pods", "");
         let Some(pod) = object.filter(|_| creates).and_then(|o| o.downcast_ref::<Pod>()) else { return ready(Ok(())) };
         let check = || -> Result<()> {
@@ -263,6 +253,7 @@ mod tests {
             old: None,
             user: &user,
             dry_run: false,
+            context: &crate::admission::Context::default(),
         };
         let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
         let answer = plugin.admit(&request, Some(&mut pod)).await;

@@ -183,12 +183,7 @@ fn judge(quota: &ResourceQuota, object: &dyn Object, usage: &Usage) -> Result<Op
 }
 
 impl Admission for ResourceQuotas {
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let subresource = request.subresource.is_empty() || request.is("", "pods", "resize");
         match object {
             Some(object) if request.writes() && subresource && !request.namespace.is_empty() && request.resource.namespaced() => {
@@ -211,8 +206,18 @@ mod tests {
         object["metadata"] = json!({"name": "x", "namespace": "ns"});
         let object = (resource.decode)(object).unwrap();
         let operation = Operation::Create;
-        let request = Request { resource, subresource: "", operation, namespace: "ns", name: "x", old: None, user: &user, dry_run: false };
-        status_of(quotas.validate(&request, Some(&*object), &mut Vec::new()).await)
+        let request = Request {
+            resource,
+            subresource: "",
+            operation,
+            namespace: "ns",
+            name: "x",
+            old: None,
+            user: &user,
+            dry_run: false,
+            context: &crate::admission::Context::default(),
+        };
+        status_of(quotas.validate(&request, Some(&*object)).await)
     }
 
     fn with_quota(hard: Value, scopes: Value) -> (Fixed, ResourceQuotas) {

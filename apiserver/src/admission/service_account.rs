@@ -162,12 +162,7 @@ impl Admission for ServiceAccounts {
         })
     }
 
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         // Ephemeral containers join a pod that has its account already, but must not bring a mirror pod secrets.
         let creates = request.operation == Operation::Create && request.is("", "pods", "");
         let pod = object.filter(|_| creates).and_then(|o| o.downcast_ref::<Pod>());

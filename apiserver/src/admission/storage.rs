@@ -119,12 +119,7 @@ impl ClaimResize {
 }
 
 impl Admission for ClaimResize {
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let applies = request.operation == Operation::Update && request.is("", "persistentvolumeclaims", "");
         let claims = (object.filter(|_| applies).and_then(|o| o.downcast_ref()), request.old());
         ready(match claims {

@@ -130,12 +130,7 @@ impl Escalation {
 }
 
 impl Admission for Escalation {
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        _warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let applies = request.resource.group == rbac::GROUP && matches!(request.operation, Operation::Create | Operation::Update);
         let answer = object.filter(|_| applies).map_or(Ok(()), |object| self.check(request, object));
         Box::pin(async move { answer })

@@ -6,6 +6,7 @@ use super::{
     transport::Transport,
 };
 use crate::objects::{Collection, Objects, decoded, decoded_list};
+use crate::outbound::service::endpoints;
 use api::status::{Result, StatusError};
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
@@ -64,24 +65,6 @@ fn pod(objects: &dyn Objects, namespace: &str, reference: &Reference<'_>) -> Res
     let host = pod.status.and_then(|s| s.pod_ip).unwrap_or_default();
     allowed(&host)?;
     Ok(Target { transport: transport(reference.scheme), host, port, path: String::new() })
-}
-
-/// The addresses and port numbers behind a port of a service, of endpoints that are ready.
-fn endpoints(slices: &[EndpointSlice], service: &str, port: &str) -> Vec<(String, u16)> {
-    let mut found = Vec::new();
-    for slice in slices {
-        let owner = slice.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
-        if owner.is_none_or(|o| o != service) {
-            continue;
-        }
-        let number = slice.ports.iter().flatten().find(|p| p.name.as_deref().unwrap_or_default() == port).and_then(|p| p.port);
-        let Some(number) = number.and_then(|n| u16::try_from(n).ok()) else { continue };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-            found.extend(endpoint.addresses.iter().filter(|_| ready).map(|a| (a.clone(), number)));
-        }
-    }
-    found
 }
 
 fn service(objects: &dyn Objects, namespace: &str, reference: &Reference<'_>) -> Result<Target> {

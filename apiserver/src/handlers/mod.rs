@@ -11,6 +11,7 @@ use crate::connect::{Connections, Wanted};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::negotiation::{Format, Offer, negotiate};
+use crate::notes::Notes;
 use crate::registry::{Endpoint, Registry};
 use crate::request::{Query, RequestInfo};
 use crate::respond::{self, Response};
@@ -38,12 +39,14 @@ pub struct Call {
     pub query: Query,
     /// Who asks.
     pub user: UserInfo,
+    /// What is noted on the way.
+    pub notes: Arc<Notes>,
 }
 
 impl Call {
     /// A request by somebody who may make it.
-    pub fn new(request: Request<Body>, info: RequestInfo, query: Query, user: UserInfo) -> Self {
-        Call { request, info, query, user }
+    pub fn new(request: Request<Body>, info: RequestInfo, query: Query, user: UserInfo, notes: Arc<Notes>) -> Self {
+        Call { request, info, query, user, notes }
     }
 
     /// The form to answer in.
@@ -104,11 +107,14 @@ impl Api {
     /// Answers a request.
     pub async fn serve(&self, call: Call) -> Response {
         let format = call.format(Offer::Plain).unwrap_or(Format::JSON);
+        let notes = call.notes.clone();
         let answer = match call.info.resource_request {
             true => self.resource(call).await,
             false => crate::paths::answer(self, &call),
         };
-        answer.unwrap_or_else(|error| respond::status(&error, format))
+        let mut response = answer.unwrap_or_else(|error| respond::status(&error, format));
+        respond::warn(&mut response, &notes.warnings());
+        response
     }
 
     async fn resource(&self, call: Call) -> Result<Response> {
@@ -119,6 +125,9 @@ impl Api {
             return if routed { Err(respond::generic(404)) } else { Ok(respond::page_not_found()) };
         };
         let row = endpoint.row;
+        if row.deprecation.is_some() && (info.subresource.is_empty() || row.subresource(&info.subresource).is_some()) {
+            call.notes.warn_all(row.deprecation.map(str::to_owned));
+        }
         let is_namespace = row.group.is_empty() && row.plural == "namespaces";
         if !row.namespaced() && !info.namespace.is_empty() && !is_namespace {
             return Err(respond::generic(404));

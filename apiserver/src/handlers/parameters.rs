@@ -125,6 +125,8 @@ pub struct WriteParameters {
     pub field_manager: String,
     /// What becomes of unknown fields.
     pub field_validation: FieldValidation,
+    /// The same as it was given, if it was.
+    pub given_validation: Option<String>,
     /// Apply: take fields over from other managers.
     pub force: bool,
 }
@@ -172,7 +174,8 @@ impl WriteParameters {
             Write::Patch | Write::Apply => "PatchOptions",
         };
         refuse(kind, errors)?;
-        Ok(WriteParameters { dry_run, field_manager: manager.to_owned(), field_validation, force: query.flag("force") })
+        let given_validation = query.non_empty("fieldValidation").map(str::to_owned);
+        Ok(WriteParameters { dry_run, field_manager: manager.to_owned(), field_validation, given_validation, force: query.flag("force") })
     }
 }
 
@@ -216,6 +219,17 @@ pub enum Propagation {
     Orphan,
 }
 
+impl Propagation {
+    /// Its name in the API.
+    fn name(self) -> &'static str {
+        match self {
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+            Propagation::Orphan => "Orphan",
+        }
+    }
+}
+
 /// The options of delete (upstream: `DeleteOptions`), from the query or, if there is one, from the body.
 #[derive(Clone, Debug, Default)]
 pub struct DeleteParameters {
@@ -244,6 +258,31 @@ struct DeleteBody {
 }
 
 impl DeleteParameters {
+    /// As an object of `meta.k8s.io/v1`, for those who are asked about the deletion.
+    pub fn shown(&self) -> serde_json::Value {
+        let mut out = serde_json::json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        let Preconditions { uid, resource_version } = &self.preconditions;
+        let mut preconditions = serde_json::Map::new();
+        for (key, value) in [("uid", uid), ("resourceVersion", resource_version)] {
+            if let Some(value) = value {
+                preconditions.insert(key.into(), value.as_str().into());
+            }
+        }
+        let fields = [
+            ("gracePeriodSeconds", self.grace_period_seconds.map(Into::into)),
+            ("preconditions", (!preconditions.is_empty()).then(|| preconditions.into())),
+            ("orphanDependents", self.orphan_dependents.map(Into::into)),
+            ("propagationPolicy", self.propagation.map(|p| p.name().into())),
+            ("dryRun", self.dry_run.then(|| serde_json::json!(["All"]))),
+        ];
+        for (key, value) in fields {
+            if let Some(value) = value {
+                out[key] = value;
+            }
+        }
+        out
+    }
+
     /// Reads and validates them. A body, if there is one, counts instead of the query, except for `dryRun`, which counts from either.
     pub fn parse(query: &Query, body: Option<serde_json::Value>) -> Result<Self> {
         let sent = match body {

@@ -41,7 +41,7 @@ pub(super) fn object(endpoint: &Endpoint, code: u16, bytes: Bytes, format: Forma
 
 fn shaped(endpoint: &Endpoint, value: Value, shape: Shape, call: &Call) -> Result<Value> {
     if shape == Shape::Metadata || value["kind"] == "Status" {
-        return Ok(if value["kind"] == "Status" { value } else { table::metadata_only(&value) });
+        return Ok(if value["kind"] == "Status" { value } else { table::metadata_only(endpoint.row, &value) });
     }
     let include = IncludeObject::parse(call.query.get("includeObject"))?;
     let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
@@ -66,7 +66,7 @@ pub(super) fn listing(endpoint: &Endpoint, listing: Listing, format: Format, cal
     let metadata = listing.metadata();
     let value = match format.shape {
         Shape::Table => table::table(endpoint.row, metadata, objects, IncludeObject::parse(call.query.get("includeObject"))?, true)?,
-        Shape::Metadata => table::metadata_list(metadata, &objects),
+        Shape::Metadata => table::metadata_list(endpoint.row, metadata, &objects),
         _ => {
             let items: Vec<Value> = objects.into_iter().map(as_item).collect();
             json!({"kind": endpoint.list_kind, "apiVersion": endpoint.api_version, "metadata": metadata, "items": items})

@@ -95,7 +95,7 @@ impl Encoder {
                 let with_columns = !std::mem::replace(&mut self.columns_sent, true);
                 table::table(self.endpoint.row, metadata, vec![object], self.include, with_columns)?
             }
-            Shape::Metadata => table::metadata_only(&object),
+            Shape::Metadata => table::metadata_only(self.endpoint.row, &object),
             _ => object,
         };
         Ok(encoding::encode_frame(event, &print(&made)))
@@ -109,13 +109,13 @@ impl Encoder {
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let shown = match self.include {
                     IncludeObject::None => Value::Null,
-                    IncludeObject::Metadata => table::metadata_only(&object),
+                    IncludeObject::Metadata => table::metadata_only(self.endpoint.row, &object),
                     IncludeObject::Object => object,
                 };
                 let rows = json!([{"cells": [], "object": shown}]);
                 json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": null, "rows": rows})
             }
-            Shape::Metadata => table::metadata_only(&object),
+            Shape::Metadata => table::metadata_only(self.endpoint.row, &object),
             _ => object,
         };
         Ok(encoding::encode_frame(EventType::Bookmark, &print(&made)))

@@ -14,7 +14,7 @@ use api::decode::body::{self, FieldValidation, Media, Target};
 use api::protobuf;
 use api::schema::{self, Root};
 use api::{StatusError, status::Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What the body of a request to this path is: the resource's kind, or its subresource's.
 fn target<'a>(endpoint: &'a Endpoint, subresource: &'a str) -> Result<Target<'a>> {
@@ -48,7 +48,25 @@ fn manager(call: &Call, parameters: &WriteParameters) -> String {
     if parameters.field_manager.is_empty() { call.program() } else { parameters.field_manager.clone() }
 }
 
-fn write<'a>(call: &'a Call, endpoint: &'a Endpoint, parameters: &WriteParameters, manager: &'a str) -> Write<'a> {
+/// The options of a request as an object of `meta.k8s.io/v1`, for those who are asked about the write.
+fn options(kind: &str, parameters: &WriteParameters) -> Value {
+    let mut out = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+    if parameters.dry_run {
+        out["dryRun"] = json!(["All"]);
+    }
+    if !parameters.field_manager.is_empty() {
+        out["fieldManager"] = parameters.field_manager.as_str().into();
+    }
+    if parameters.force {
+        out["force"] = true.into();
+    }
+    if let Some(given) = &parameters.given_validation {
+        out["fieldValidation"] = given.as_str().into();
+    }
+    out
+}
+
+fn write<'a>(call: &'a Call, endpoint: &'a Endpoint, parameters: &WriteParameters, options: &'a Value, manager: &'a str) -> Write<'a> {
     Write {
         endpoint,
         subresource: &call.info.subresource,
@@ -59,22 +77,21 @@ fn write<'a>(call: &'a Call, endpoint: &'a Endpoint, parameters: &WriteParameter
         dry_run: parameters.dry_run,
         field_validation: parameters.field_validation,
         admit: true,
+        options,
+        notes: &call.notes,
     }
 }
 
-fn finish(endpoint: &Endpoint, call: &Call, written: Written, mut warnings: Vec<String>) -> Result<Response> {
+fn finish(endpoint: &Endpoint, call: &Call, written: Written) -> Result<Response> {
     let format = call.format(Offer::Resource)?;
     let code = if written.created { 201 } else { 200 };
-    let mut response = match call.info.subresource.as_str() {
+    match call.info.subresource.as_str() {
         "scale" => {
             let object: Value = serde_json::from_slice(&written.object).map_err(StatusError::internal)?;
-            respond::value(code, &scale::of(&object), format)
+            Ok(respond::value(code, &scale::of(&object), format))
         }
-        _ => read::object(endpoint, code, written.object, format, call)?,
-    };
-    warnings.extend(written.warnings);
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+        _ => read::object(endpoint, code, written.object, format, call),
+    }
 }
 
 /// POST.
@@ -83,10 +100,11 @@ pub(super) async fn create(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
     let encoding = negotiation::body_encoding(call.request.headers())?;
     let parameters = WriteParameters::parse(&call.query, Verb::Create)?;
     let bytes = call.body().await?;
-    let (object, mut warnings) = decode(&target(endpoint, &call.info.subresource)?, &bytes, encoding, parameters.field_validation)?;
+    let (object, warnings) = decode(&target(endpoint, &call.info.subresource)?, &bytes, encoding, parameters.field_validation)?;
+    call.notes.warn_all(warnings);
     let row = endpoint.row;
-    let manager = manager(&call, &parameters);
-    let write = write(&call, endpoint, &parameters, &manager);
+    let (manager, options) = (manager(&call, &parameters), options("CreateOptions", &parameters));
+    let write = write(&call, endpoint, &parameters, &options, &manager);
     if let Some(review) = api.reviews.find(&row.group, &row.plural, &call.info.subresource) {
         let mut object = object;
         if call.info.subresource.is_empty() {
@@ -95,22 +113,18 @@ pub(super) async fn create(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
             metadata::put_managed_fields(&mut object, managed);
         }
         let asked = Asked { user: &call.user, namespace: &call.info.namespace, name: &call.info.name, object, dry_run: parameters.dry_run };
-        let mut response = respond::value(201, &review.answer(asked).await?, format);
-        respond::warn(&mut response, &warnings);
-        return Ok(response);
+        return Ok(respond::value(201, &review.answer(asked).await?, format));
     }
     let done = match (row.plural.as_ref(), write.subresource) {
-        ("pods", "binding") | ("bindings", "") => api.registry.bind(&write, object, &mut warnings).await?,
-        ("pods", "eviction") => api.registry.evict(&write, object, &mut warnings).await?,
+        ("pods", "binding") | ("bindings", "") => api.registry.bind(&write, object).await?,
+        ("pods", "eviction") => api.registry.evict(&write, object).await?,
         (_, "") => {
             let written = api.registry.create(&write, object).await?;
-            return finish(endpoint, &call, written, warnings);
+            return finish(endpoint, &call, written);
         }
         _ => return Err(respond::generic(405)),
     };
-    let mut response = respond::value(201, &done, format);
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    Ok(respond::value(201, &done, format))
 }
 
 /// PUT.
@@ -120,27 +134,28 @@ pub(super) async fn update(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
     let parameters = WriteParameters::parse(&call.query, Verb::Update)?;
     let bytes = call.body().await?;
     let (mut object, warnings) = decode(&target(endpoint, &call.info.subresource)?, &bytes, encoding, parameters.field_validation)?;
+    call.notes.warn_all(warnings);
     if metadata::text(&object, "name").is_empty() {
         let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.info.name);
         return Err(StatusError::bad_request(why));
     }
     metadata::match_name(&mut object, &call.info.name)?;
-    let manager = manager(&call, &parameters);
-    let write = write(&call, endpoint, &parameters, &manager);
+    let (manager, options) = (manager(&call, &parameters), options("UpdateOptions", &parameters));
+    let write = write(&call, endpoint, &parameters, &options, &manager);
     metadata::match_namespace(&mut object, write.namespace)?;
     if write.subresource == "scale" {
         let make = |current: &crate::registry::update::Current| {
             let value = scale::apply(&current.value, &object)?;
-            Ok(Wanted { value, managed: Value::Null, applied: false, warnings: Vec::new(), uid: None })
+            Ok(Wanted { value, managed: Value::Null, applied: false, uid: None })
         };
         let written = api.registry.update(&write, View::Main, &make).await?;
-        return finish(endpoint, &call, written, warnings);
+        return finish(endpoint, &call, written);
     }
     let view = View::of(write.subresource).ok_or_else(|| respond::generic(405))?;
     let sent = metadata::take_managed_fields(&mut object);
     let uid = Some(metadata::text(&object, "uid").to_owned());
     let make = |_: &crate::registry::update::Current| {
-        Ok(Wanted { value: object.clone(), managed: sent.clone(), applied: false, warnings: Vec::new(), uid: uid.clone() })
+        Ok(Wanted { value: object.clone(), managed: sent.clone(), applied: false, uid: uid.clone() })
     };
     let written = match api.registry.update(&write, view, &make).await {
         Err(error) if error.code() == 404 && view == View::Main && endpoint.creates_on_update() => {
@@ -148,7 +163,7 @@ pub(super) async fn update(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
         }
         other => other?,
     };
-    finish(endpoint, &call, written, warnings)
+    finish(endpoint, &call, written)
 }
 
 /// PATCH.
@@ -158,11 +173,11 @@ pub(super) async fn patch(api: &Api, mut call: Call, endpoint: &Endpoint) -> Res
     let verb = if kind == PatchKind::Apply { Verb::Apply } else { Verb::Patch };
     let parameters = WriteParameters::parse(&call.query, verb)?;
     let bytes = call.body().await?;
-    let manager = manager(&call, &parameters);
-    let write = write(&call, endpoint, &parameters, &manager);
+    let (manager, options) = (manager(&call, &parameters), options("PatchOptions", &parameters));
+    let write = write(&call, endpoint, &parameters, &options, &manager);
     let target = target(endpoint, write.subresource)?;
     let written = api.registry.patch(&write, kind, &target, &bytes, parameters.force).await?;
-    finish(endpoint, &call, written, Vec::new())
+    finish(endpoint, &call, written)
 }
 
 /// The options of a deletion, from the body if there is one.
@@ -185,18 +200,16 @@ pub(super) async fn delete(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
     let format = call.format(Offer::Resource)?;
     let options = delete_parameters(&mut call).await?;
     let parameters = WriteParameters { dry_run: options.dry_run, ..Default::default() };
-    let write = write(&call, endpoint, &parameters, "");
-    let mut warnings = Vec::new();
-    let deleted = api.registry.delete(&write, &options, &mut warnings).await?;
+    let shown = options.shown();
+    let write = write(&call, endpoint, &parameters, &shown, "");
+    let deleted = api.registry.delete(&write, &options).await?;
     let pending = matches!(deleted, delete::Deleted::Pending(_));
     // Who asked the old way for dependents to be deleted is told when that is still to come.
     let code = if pending && options.orphan_dependents == Some(false) { 202 } else { 200 };
-    let mut response = match delete::answer(endpoint, deleted) {
-        Err(object) => read::object(endpoint, code, object, format, &call)?,
-        Ok(status) => respond::value(code, &status, format),
-    };
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    match delete::answer(endpoint, deleted) {
+        Err(object) => read::object(endpoint, code, object, format, &call),
+        Ok(status) => Ok(respond::value(code, &status, format)),
+    }
 }
 
 /// DELETE of a collection.
@@ -205,10 +218,8 @@ pub(super) async fn delete_collection(api: &Api, mut call: Call, endpoint: &Endp
     let list = ListParameters::parse(&call.query, false)?;
     let options = delete_parameters(&mut call).await?;
     let parameters = WriteParameters { dry_run: options.dry_run, ..Default::default() };
-    let write = Write { name: "", ..write(&call, endpoint, &parameters, "") };
-    let mut warnings = Vec::new();
-    let listing = api.registry.delete_collection(&write, &list, &options, &mut warnings).await?;
-    let mut response = read::listing(endpoint, listing, format, &call)?;
-    respond::warn(&mut response, &warnings);
-    Ok(response)
+    let shown = options.shown();
+    let write = Write { name: "", ..write(&call, endpoint, &parameters, &shown, "") };
+    let listing = api.registry.delete_collection(&write, &list, &options).await?;
+    read::listing(endpoint, listing, format, &call)
 }

@@ -1,7 +1,7 @@
 //! Create (upstream: `registry/rest/create.go`, `endpoints/handlers/create.go`).
 
 use super::{Endpoint, Registry, Write, Written, metadata, print, store_error};
-use crate::admission::{Operation, Request};
+use crate::admission::{Context, Operation, Request};
 use crate::encoding;
 use crate::store::{Expect, StoreError};
 use api::field::{ErrorList, Path};
@@ -54,17 +54,21 @@ impl Registry {
     async fn create_once(&self, write: &Write<'_>, mut object: Value, managed: Option<Value>) -> Result<Written> {
         let Write { endpoint, namespace, .. } = write;
         let row = endpoint.row;
-        let mut warnings = Vec::new();
         metadata::match_namespace(&mut object, if row.namespaced() { namespace } else { "" })?;
         if !metadata::text(&object, "resourceVersion").is_empty() {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let sent = metadata::take_managed_fields(&mut object);
+        let empty = metadata::empty_lists(&object);
         let mut typed = endpoint.typed(object)?;
         typed.set_defaults();
-        let managed = managed.unwrap_or_else(|| write.managed_fields(None, &sent, &endpoint.value(&*typed)));
+        let managed = managed.unwrap_or_else(|| {
+            let mut wanted = endpoint.value(&*typed);
+            metadata::restore_empty_lists(&mut wanted, &empty);
+            write.managed_fields(None, &sent, &wanted)
+        });
 
-        self.mutate(write, Operation::Create, Some(&mut *typed), None).await?;
+        self.mutate(write, Operation::Create, Some(&mut *typed), None, &managed).await?;
 
         metadata::fill_system_fields(typed.metadata_mut(), now());
         typed.metadata_mut().generation = row.generation.then_some(1);
@@ -80,15 +84,15 @@ impl Registry {
         }
         let name = meta.name.clone().unwrap_or_default();
         validate_new(endpoint, &*typed)?;
-        warnings.extend(typed.warnings(None));
-        self.validate(write, Operation::Create, &name, Some(&*typed), None, &mut warnings).await?;
+        write.notes.warn_all(typed.warnings(None));
+        self.validate(write, Operation::Create, &name, Some(&*typed), None, &managed).await?;
 
         let allocation = self.services.on_create(self, endpoint, &mut *typed)?;
         let mut value = endpoint.value(&*typed);
         metadata::put_managed_fields(&mut value, managed);
         let result = self.store_new(write, &name, value).await;
         drop(allocation);
-        Ok(Written { object: result?, created: true, warnings })
+        Ok(Written { object: result?, created: true })
     }
 
     /// Puts a finished object under a name that must be free.
@@ -117,21 +121,28 @@ impl Registry {
         }
     }
 
-    /// Mutating admission, in order.
+    /// Mutating admission, in order, and once more where somebody has to see what others made of the object.
     pub(super) async fn mutate(
         &self,
         write: &Write<'_>,
         operation: Operation,
         mut object: Option<&mut dyn Object>,
         old: Option<&dyn Object>,
+        managed: &Value,
     ) -> Result<()> {
         if !write.admit {
             return Ok(());
         }
         let name = object.as_deref().and_then(|o| o.metadata().name.clone()).unwrap_or_else(|| write.name.to_owned());
-        let request = write.admission_request(operation, &name, old);
+        let context = write.admission_context(managed);
+        let request = write.admission_request(operation, &name, old, &context);
         for plugin in self.admission() {
             plugin.admit(&request, object.as_deref_mut()).await?;
+        }
+        if context.rounds.again() {
+            for plugin in self.admission() {
+                plugin.admit(&request, object.as_deref_mut()).await?;
+            }
         }
         Ok(())
     }
@@ -144,25 +155,31 @@ impl Registry {
         name: &str,
         object: Option<&dyn Object>,
         old: Option<&dyn Object>,
-        warnings: &mut Vec<String>,
+        managed: &Value,
     ) -> Result<()> {
         if !write.admit {
             return Ok(());
         }
-        let request = write.admission_request(operation, name, old);
+        let context = write.admission_context(managed);
+        let request = write.admission_request(operation, name, old, &context);
         for plugin in self.admission() {
-            plugin.validate(&request, object, warnings).await?;
+            plugin.validate(&request, object).await?;
         }
         Ok(())
     }
 }
 
 impl<'a> Write<'a> {
-    fn admission_request(&self, operation: Operation, name: &'a str, old: Option<&'a dyn Object>) -> Request<'a> {
+    fn admission_context(&self, managed: &Value) -> Context {
+        Context { notes: self.notes.clone(), options: self.options.clone(), managed: managed.clone(), ..Default::default() }
+    }
+
+    fn admission_request(&self, operation: Operation, name: &'a str, old: Option<&'a dyn Object>, context: &'a Context) -> Request<'a> {
         let row = self.endpoint.row;
         // A namespace's own requests are in it, as upstream has it.
         let namespace = if row.plural == "namespaces" && row.group.is_empty() { name } else { self.namespace };
-        Request { resource: row, subresource: self.subresource, operation, namespace, name, old, user: self.user, dry_run: self.dry_run }
+        let Write { subresource, user, dry_run, .. } = *self;
+        Request { resource: row, subresource, operation, namespace, name, old, user, dry_run, context }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Endpoint, MODIFIED, Registry, Write, keys, metadata, store_error};
 use crate::admission::Operation;
 use crate::encoding;
 use crate::handlers::parameters::{DeleteParameters, ListParameters, Propagation};
+use crate::notes::Notes;
 use crate::store::{Expect, StoreError};
 use api::{Object, StatusError, status::Result};
 use bytes::Bytes;
@@ -212,13 +213,12 @@ pub(super) fn ends_with_update(object: &dyn Object) -> bool {
 }
 
 /// Who deletes a job without saying what becomes of its pods may not expect that they stay.
-fn warn_of_orphans(endpoint: &Endpoint, options: &DeleteParameters, warnings: &mut Vec<String>) {
+fn warn_of_orphans(endpoint: &Endpoint, options: &DeleteParameters, notes: &Notes) {
     let unsaid = options.propagation.is_none() && options.orphan_dependents.is_none();
     if unsaid && endpoint.row.plural == "jobs" && endpoint.row.group == "batch" {
-        warnings.push(
+        notes.warn(
             "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set \
-             propagationPolicy=Orphan to suppress this warning"
-                .into(),
+             propagationPolicy=Orphan to suppress this warning",
         );
     }
 }
@@ -244,30 +244,24 @@ fn check_preconditions(endpoint: &Endpoint, name: &str, object: &ObjectMeta, ver
 
 impl Registry {
     /// Deletes the object `write` names.
-    pub async fn delete(&self, write: &Write<'_>, options: &DeleteParameters, warnings: &mut Vec<String>) -> Result<Deleted> {
+    pub async fn delete(&self, write: &Write<'_>, options: &DeleteParameters) -> Result<Deleted> {
         for attempt in 0..ATTEMPTS {
             let Some(current) = self.current(write, attempt > 0).await? else {
                 return Err(write.endpoint.not_found(write.name));
             };
-            if let Some(deleted) = self.delete_once(write, options, current, warnings).await? {
+            if let Some(deleted) = self.delete_once(write, options, current).await? {
                 return Ok(deleted);
             }
         }
         Err(write.endpoint.conflict(write.name, MODIFIED))
     }
 
-    async fn delete_once(
-        &self,
-        write: &Write<'_>,
-        options: &DeleteParameters,
-        current: Current,
-        warnings: &mut Vec<String>,
-    ) -> Result<Option<Deleted>> {
+    async fn delete_once(&self, write: &Write<'_>, options: &DeleteParameters, current: Current) -> Result<Option<Deleted>> {
         let endpoint = write.endpoint;
         check_preconditions(endpoint, write.name, current.typed.metadata(), metadata::text(&current.value, "resourceVersion"), options)?;
-        warn_of_orphans(endpoint, options, warnings);
-        self.mutate(write, Operation::Delete, None, Some(&*current.typed)).await?;
-        self.validate(write, Operation::Delete, write.name, None, Some(&*current.typed), warnings).await?;
+        warn_of_orphans(endpoint, options, write.notes);
+        self.mutate(write, Operation::Delete, None, Some(&*current.typed), &current.managed).await?;
+        self.validate(write, Operation::Delete, write.name, None, Some(&*current.typed), &current.managed).await?;
         let mut typed = current.typed.boxed_clone();
         let step = decide(endpoint, &mut *typed, options, &now());
         let mut value = endpoint.value(&*typed);
@@ -308,25 +302,18 @@ impl Registry {
     }
 
     /// Deletes everything a list finds, and answers with that list. Objects that somebody else deleted meanwhile are no error.
-    pub async fn delete_collection(
-        &self,
-        write: &Write<'_>,
-        parameters: &ListParameters,
-        options: &DeleteParameters,
-        warnings: &mut Vec<String>,
-    ) -> Result<Listing> {
+    pub async fn delete_collection(&self, write: &Write<'_>, parameters: &ListParameters, options: &DeleteParameters) -> Result<Listing> {
         let listing = self.list(write.endpoint, write.namespace, "", parameters).await?;
         let one = |entry: std::sync::Arc<crate::cache::Entry>| async move {
             let write = Write { namespace: entry.namespace(), name: entry.name(), ..*write };
-            let mut warnings = Vec::new();
-            match self.delete(&write, options, &mut warnings).await {
+            match self.delete(&write, options).await {
                 Err(error) if error.code() != 404 => Err(error),
-                _ => Ok(warnings),
+                _ => Ok(()),
             }
         };
         let mut all = futures::stream::iter(listing.entries.clone()).map(one).buffer_unordered(COLLECTION_WIDTH);
         while let Some(done) = all.next().await {
-            warnings.extend(done?);
+            done?;
         }
         drop(all);
         Ok(listing)

@@ -78,6 +78,36 @@ pub fn drop_empty_maps(object: &mut Value) {
     }
 }
 
+/// Where the client wrote an empty list: who says that a list is empty owns it, though nothing of it is stored. Lists within lists are not looked for.
+pub fn empty_lists(object: &Value) -> Vec<Vec<String>> {
+    fn walk(value: &Value, path: &mut Vec<String>, found: &mut Vec<Vec<String>>) {
+        match value {
+            Value::Array(items) if items.is_empty() => found.push(path.clone()),
+            Value::Object(map) => {
+                for (key, value) in map.iter().filter(|(_, v)| v.is_array() || v.is_object()) {
+                    path.push(key.clone());
+                    walk(value, path, found);
+                    path.pop();
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(object, &mut Vec::new(), &mut found);
+    found
+}
+
+/// Puts the empty lists back where the object says that there is none.
+pub fn restore_empty_lists(object: &mut Value, paths: &[Vec<String>]) {
+    for path in paths {
+        let found = path.iter().try_fold(&mut *object, |value, key| value.get_mut(key));
+        if let Some(value) = found.filter(|v| v.is_null()) {
+            *value = Value::Array(Vec::new());
+        }
+    }
+}
+
 /// Takes the managed fields out of an object. They are kept apart from the typed object: nothing but their own module reads them.
 pub fn take_managed_fields(object: &mut Value) -> Value {
     object.get_mut("metadata").and_then(Value::as_object_mut).and_then(|m| m.remove("managedFields")).unwrap_or_default()

@@ -21,6 +21,7 @@ use crate::admission::Admission;
 use crate::authentication::UserInfo;
 use crate::cache::{Attributes, Cache, CacheError, Caches, Describe, ResourceSpec};
 use crate::encoding;
+use crate::notes::Notes;
 use crate::store::{LeaseId, Revision, Store, StoreError};
 use api::decode::body::FieldValidation;
 use api::resource::Verb;
@@ -140,6 +141,10 @@ pub struct Write<'a> {
     pub field_validation: FieldValidation,
     /// Whether admission is asked: not for what the server itself writes.
     pub admit: bool,
+    /// The request's options, an object of `meta.k8s.io/v1`, for those who are asked about the write.
+    pub options: &'a Value,
+    /// Where warnings go.
+    pub notes: &'a Arc<Notes>,
 }
 
 /// What a write came to.
@@ -148,8 +153,6 @@ pub struct Written {
     pub object: Bytes,
     /// Whether it was made by this write.
     pub created: bool,
-    /// For `Warning` headers.
-    pub warnings: Vec<String>,
 }
 
 type Table = HashMap<String, HashMap<String, HashMap<String, Arc<Endpoint>>>>;

@@ -5,6 +5,7 @@ use crate::authentication::UserInfo;
 use crate::cache::{Cache, Filter, Start, WatchEvent, WatchOptions, Watcher};
 use crate::encoding::EventType;
 use crate::handlers::parameters::{DeleteParameters, Preconditions};
+use crate::notes::Notes;
 use crate::objects::{Change, Collection, Feed, Objects};
 use crate::registry::subresource::View;
 use crate::registry::update::Wanted;
@@ -25,6 +26,9 @@ static SELF: LazyLock<UserInfo> = LazyLock::new(|| UserInfo {
     groups: vec!["system:masters".into(), "system:authenticated".into()],
     ..Default::default()
 });
+
+/// What the server itself writes is noted nowhere.
+static NOBODY: LazyLock<Arc<Notes>> = LazyLock::new(Default::default);
 
 impl Registry {
     fn collection(&self, collection: Collection) -> Result<Arc<super::Endpoint>> {
@@ -48,6 +52,8 @@ fn own_write<'a>(endpoint: &'a super::Endpoint, namespace: &'a str, name: &'a st
         dry_run: false,
         field_validation: FieldValidation::Ignore,
         admit: false,
+        options: &Value::Null,
+        notes: &NOBODY,
     }
 }
 
@@ -97,9 +103,8 @@ impl Objects for Registry {
             let write = own_write(&endpoint, namespace, &name, subresource);
             let view = View::of(subresource).ok_or_else(|| crate::respond::generic(405))?;
             let managed = metadata::take_managed_fields(&mut object);
-            let make = |_: &super::update::Current| {
-                Ok(Wanted { value: object.clone(), managed: managed.clone(), applied: false, warnings: Vec::new(), uid: None })
-            };
+            let make =
+                |_: &super::update::Current| Ok(Wanted { value: object.clone(), managed: managed.clone(), applied: false, uid: None });
             Ok(Registry::update(self, &write, view, &make).await?.object)
         })
     }
@@ -110,7 +115,7 @@ impl Objects for Registry {
             let write = own_write(&endpoint, namespace, name, "");
             let uid = (!uid.is_empty()).then(|| uid.to_owned());
             let options = DeleteParameters { preconditions: Preconditions { uid, resource_version: None }, ..Default::default() };
-            Registry::delete(self, &write, &options, &mut Vec::new()).await.map(|_| ())
+            Registry::delete(self, &write, &options).await.map(|_| ())
         })
     }
 }

@@ -93,6 +93,15 @@ fn undecodable(target: &Target<'_>, patched: &Value, why: &StatusError) -> Statu
     StatusError::invalid("", "", "", errors)
 }
 
+/// What the patched object says it is, if that is a known kind but not the one that was patched.
+fn other_kind<'a>(target: &Target<'_>, patched: &'a Value) -> Option<Target<'a>> {
+    let (api_version, kind) = (patched["apiVersion"].as_str()?, patched["kind"].as_str()?);
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let other = kind != target.kind || group != target.group || version != target.version;
+    let root = other.then(|| api::schema::of_kind(api_version, kind)).flatten()?;
+    Some(Target { group, version, kind, root })
+}
+
 impl Registry {
     /// Patches the object that `write` names; apply creates it if there is none.
     pub async fn patch(&self, write: &Write<'_>, kind: PatchKind, target: &Target<'_>, text: &Bytes, force: bool) -> Result<Written> {
@@ -104,7 +113,7 @@ impl Registry {
             let make = |current: &Current| {
                 let patched = patch.apply(target, &scale::of(&current.value))?;
                 let value = scale::apply(&current.value, &patched)?;
-                Ok(Wanted { value, managed: Value::Null, applied: false, warnings: Vec::new(), uid: None })
+                Ok(Wanted { value, managed: Value::Null, applied: false, uid: None })
             };
             return self.update(write, View::Main, &make).await;
         }
@@ -116,14 +125,19 @@ impl Registry {
             let mut whole = current.value.clone();
             metadata::put_managed_fields(&mut whole, current.managed.clone());
             let patched = patch.apply(target, &whole)?;
+            if let Some(other) = other_kind(target, &patched) {
+                // A patch that makes it an object of another kind is first told what is wrong with it as such.
+                body::decode_value(&other, &patched, write.field_validation).map_err(|e| undecodable(&other, &patched, &e))?;
+            }
             let (mut value, warnings) = body::decode_value(target, &patched, write.field_validation).map_err(|e| match e.code() {
                 400 if !e.to_string().contains("strict decoding error") => undecodable(target, &patched, &e),
                 _ => e,
             })?;
             metadata::match_name(&mut value, write.name)?;
             metadata::drop_empty_maps(&mut value);
+            write.notes.warn_all(warnings);
             let managed = metadata::take_managed_fields(&mut value);
-            Ok(Wanted { value, managed, applied: false, warnings, uid: None })
+            Ok(Wanted { value, managed, applied: false, uid: None })
         };
         self.update(write, view, &make).await
     }
@@ -140,20 +154,21 @@ impl Registry {
                 let mut value = scale::of(&current.value);
                 json_patch::merge(&mut value, &config);
                 let value = scale::apply(&current.value, &value)?;
-                Ok(Wanted { value, managed: Value::Null, applied: false, warnings: Vec::new(), uid: None })
+                Ok(Wanted { value, managed: Value::Null, applied: false, uid: None })
             };
             return self.update(write, View::Main, &make).await;
         }
         let view = View::of(write.subresource).ok_or_else(|| respond::generic(405))?;
-        let applied = |current: Option<&Current>| -> Result<(Value, Value, Vec<String>)> {
+        let applied = |current: Option<&Current>| -> Result<(Value, Value)> {
             let applied = write.applied(target.root, current, &config, force)?;
             let (mut value, warnings) = body::decode_value(target, &applied.object, write.field_validation)?;
             metadata::match_name(&mut value, write.name)?;
-            Ok((value, applied.managed, warnings))
+            write.notes.warn_all(warnings);
+            Ok((value, applied.managed))
         };
         let make = |current: &Current| {
-            let (value, managed, warnings) = applied(Some(current))?;
-            Ok(Wanted { value, managed, applied: true, warnings, uid: None })
+            let (value, managed) = applied(Some(current))?;
+            Ok(Wanted { value, managed, applied: true, uid: None })
         };
         match self.update(write, view, &make).await {
             Err(error) if error.code() == 404 && view == View::Main => {
@@ -161,10 +176,8 @@ impl Registry {
                     let why = "uid mismatch: the provided object specified uid {}, and no existing object was found";
                     return Err(write.endpoint.conflict(write.name, &why.replace("{}", metadata::text(&config, "uid"))));
                 }
-                let (value, managed, warnings) = applied(None)?;
-                let mut written = self.create_owned(write, value, Some(managed)).await?;
-                written.warnings.splice(0..0, warnings);
-                Ok(written)
+                let (value, managed) = applied(None)?;
+                self.create_owned(write, value, Some(managed)).await
             }
             other => other,
         }

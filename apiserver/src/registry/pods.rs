@@ -29,7 +29,7 @@ impl Registry {
     }
 
     /// Assigns a pod to a node.
-    pub async fn bind(&self, write: &Write<'_>, binding: Value, _warnings: &mut [String]) -> Result<Value> {
+    pub async fn bind(&self, write: &Write<'_>, binding: Value) -> Result<Value> {
         let pods = self.pods()?;
         let own_name = metadata::text(&binding, "name").to_owned();
         let name = if write.name.is_empty() { own_name.as_str() } else { write.name };
@@ -44,14 +44,14 @@ impl Registry {
             let value = bound(current, &binding, node).map_err(|why| StatusError::conflict("", "pods/binding", name, &why))?;
             let uid = Some(metadata::text(&binding, "uid").to_owned());
             // Whoever binds a pod does not come to own its node.
-            Ok(Wanted { value, managed: current.managed.clone(), applied: true, warnings: Vec::new(), uid })
+            Ok(Wanted { value, managed: current.managed.clone(), applied: true, uid })
         };
         self.update(&write, View::Whole, &make).await?;
         Ok(respond::success(201, None))
     }
 
     /// Deletes a pod if its disruption budgets allow that.
-    pub async fn evict(&self, write: &Write<'_>, eviction: Value, warnings: &mut Vec<String>) -> Result<Value> {
+    pub async fn evict(&self, write: &Write<'_>, eviction: Value) -> Result<Value> {
         let own_name = metadata::text(&eviction, "name");
         if !own_name.is_empty() && own_name != write.name {
             return Err(StatusError::bad_request("name in URL does not match name in Eviction object"));
@@ -74,7 +74,7 @@ impl Registry {
             dry_run,
             ..Default::default()
         };
-        self.delete(&write, &delete, warnings).await?;
+        self.delete(&write, &delete).await?;
         Ok(respond::success(201, None))
     }
 
@@ -102,7 +102,7 @@ impl Registry {
         let write = Write { endpoint: &budgets, subresource: "status", name: &budget, admit: false, ..*write };
         let make = |current: &Current| {
             let value = spent(&current.value, pod_name)?;
-            Ok(Wanted { value, managed: current.managed.clone(), applied: true, warnings: Vec::new(), uid: None })
+            Ok(Wanted { value, managed: current.managed.clone(), applied: true, uid: None })
         };
         self.update(&write, View::Status, &make).await.map(|_| ())
     }

@@ -35,8 +35,6 @@ pub struct Wanted {
     pub managed: Value,
     /// Whether `managed` is final (apply) rather than what the client sent.
     pub applied: bool,
-    /// For `Warning` headers.
-    pub warnings: Vec<String>,
     /// The uid that the object must have had, if the client said one.
     pub uid: Option<String>,
 }
@@ -130,7 +128,7 @@ impl Registry {
     async fn update_once(&self, write: &Write<'_>, view: View, make: Make<'_>, current: Current) -> Result<Option<Written>> {
         let Write { endpoint, .. } = write;
         let row = endpoint.row;
-        let Wanted { mut value, managed, applied, mut warnings, uid } = make(&current)?;
+        let Wanted { mut value, managed, applied, uid } = make(&current)?;
         metadata::match_namespace(&mut value, metadata::text(&current.value, "namespace"))?;
         check_version(endpoint, write.name, &mut value, &current)?;
         if let Some(uid) = uid.filter(|uid| !uid.is_empty() && *uid != metadata::text(&current.value, "uid")) {
@@ -143,7 +141,7 @@ impl Registry {
             true => managed,
             false => write.managed_fields(Some(&current), &managed, &endpoint.value(&*typed)),
         };
-        self.mutate(write, Operation::Update, Some(&mut *typed), Some(&*current.typed)).await?;
+        self.mutate(write, Operation::Update, Some(&mut *typed), Some(&*current.typed), &managed).await?;
 
         metadata::carry_over(typed.metadata_mut(), current.typed.metadata());
         view.prepare(&mut *typed, &*current.typed);
@@ -154,8 +152,8 @@ impl Registry {
             metadata::of(&mut new).insert("generation".into(), next.into());
         }
         validate_change(endpoint, view, &*typed, &*current.typed)?;
-        warnings.extend(typed.warnings(Some(&*current.typed)));
-        self.validate(write, Operation::Update, write.name, Some(&*typed), Some(&*current.typed), &mut warnings).await?;
+        write.notes.warn_all(typed.warnings(Some(&*current.typed)));
+        self.validate(write, Operation::Update, write.name, Some(&*typed), Some(&*current.typed), &managed).await?;
         let allocation = match view {
             View::Main => self.services.on_update(self, endpoint, &mut *typed, &*current.typed)?,
             _ => None,
@@ -167,7 +165,7 @@ impl Registry {
         let ends = super::delete::ends_with_update(&*typed);
         let object = self.swap(write, new, &current, ends).await?;
         drop(allocation);
-        Ok(object.map(|object| Written { object, created: false, warnings }))
+        Ok(object.map(|object| Written { object, created: false }))
     }
 
     /// Puts the new object in the place of the current one, or deletes it if this was the last thing that held it. An object that did not

@@ -153,6 +153,7 @@ pub fn row() -> Resource {
         subresources: SUBRESOURCES.into(),
         generation: true,
         columns: COLUMNS.into(),
+        derived_annotations: &["deprecated.daemonset.template.generation"],
         ..Resource::of::<DaemonSet>()
     }
 }

@@ -1,7 +1,7 @@
 //! HorizontalPodAutoscaler of `autoscaling/v1`: the first version of the autoscaler, which knows only CPU. Stored as v2, see `v1_conversion`.
 
 use super::horizontal_pod_autoscaler::COLUMNS;
-use super::v1_conversion::STORAGE;
+use super::v1_conversion::{self, STORAGE};
 use super::validation::{self, Target};
 use crate::field::ErrorList;
 use crate::kind::Kind;
@@ -43,6 +43,7 @@ pub fn row() -> Resource {
         subresources: SUBRESOURCES.into(),
         storage: Some(STORAGE),
         columns: COLUMNS.into(),
+        derived_annotations: v1_conversion::ANNOTATIONS,
         ..Resource::of::<HorizontalPodAutoscaler>()
     }
 }

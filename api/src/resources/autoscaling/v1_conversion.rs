@@ -11,6 +11,8 @@ const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+/// All of them.
+pub(super) const ANNOTATIONS: &[&str] = &[METRICS, BEHAVIOR, CURRENT_METRICS, CONDITIONS];
 
 /// Each source of metrics, and where its fields stand: the name in v1 and the path in v2. `target` is what is aimed at and stands as `current` in a status.
 const SOURCES: &[(&str, &[(&str, &str)])] = &[

@@ -120,5 +120,10 @@ fn validate_port(errors: &mut ErrorList, path: &Path, port: &EndpointPort, name_
 
 /// The row.
 pub fn row() -> Resource {
-    Resource { short_names: texts(&["ep"]), columns: COLUMNS.into(), ..Resource::of::<Endpoints>() }
+    Resource {
+        short_names: texts(&["ep"]),
+        columns: COLUMNS.into(),
+        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ..Resource::of::<Endpoints>()
+    }
 }

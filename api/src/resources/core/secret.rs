@@ -75,13 +75,8 @@ impl Kind for Secret {
         if self.type_.as_deref() != Some("kubernetes.io/tls") {
             return Vec::new();
         }
-        let has_pem = |key: &str| {
-            let content = self.data.as_ref().and_then(|d| d.get(key)).map_or(&[][..], |v| v.0.as_slice());
-            content.windows(PEM.len()).any(|w| w == PEM)
-        };
-        // The first thing that keeps the pair from being used is told.
-        let missing = [("tls.crt", "certificate"), ("tls.key", "key")].into_iter().find(|(key, _)| !has_pem(key));
-        missing.map(|(_, what)| format!("tls: failed to find any PEM data in {what} input")).into_iter().collect()
+        let content = |key: &str| self.data.as_ref().and_then(|d| d.get(key)).map_or(&[][..], |v| v.0.as_slice());
+        key_pair(&String::from_utf8_lossy(content("tls.crt")), &String::from_utf8_lossy(content("tls.key"))).err().into_iter().collect()
     }
 
     fn cells(&self, context: &PrintContext) -> Cells {
@@ -90,8 +85,42 @@ impl Kind for Secret {
     }
 }
 
-/// How each block of PEM begins.
-const PEM: &[u8] = b"-----BEGIN";
+/// The types of the blocks of PEM in a text.
+fn blocks(text: &str) -> Vec<&str> {
+    let begun = text.lines().filter_map(|line| line.trim_end().strip_prefix("-----BEGIN ")?.strip_suffix("-----"));
+    begun.filter(|kind| text.contains(&format!("-----END {kind}-----"))).collect()
+}
+
+/// Whether certificate and key can be used together, as far as their outer form tells: the first thing that keeps them from it, in the words of Go's
+/// `tls.X509KeyPair`. Whether the key is the certificate's is not looked at.
+fn key_pair(certificate: &str, key: &str) -> Result<(), String> {
+    let (certificates, keys) = (blocks(certificate), blocks(key));
+    let is_key = |kind: &&str| *kind == "PRIVATE KEY" || kind.ends_with(" PRIVATE KEY");
+    if !certificates.contains(&"CERTIFICATE") {
+        return Err(match certificates.as_slice() {
+            [] => "tls: failed to find any PEM data in certificate input".into(),
+            [one] if is_key(one) => {
+                "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM inputs may have been switched"
+                    .into()
+            }
+            kinds => format!(
+                "tls: failed to find \"CERTIFICATE\" PEM block in certificate input after skipping PEM blocks of the following types: [{}]",
+                kinds.join(" ")
+            ),
+        });
+    }
+    if !keys.iter().any(is_key) {
+        return Err(match keys.as_slice() {
+            [] => "tls: failed to find any PEM data in key input".into(),
+            ["CERTIFICATE"] => "tls: found a certificate rather than a key in the PEM for the private key".into(),
+            kinds => format!(
+                "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input after skipping PEM blocks of the following types: [{}]",
+                kinds.join(" ")
+            ),
+        });
+    }
+    Ok(())
+}
 
 /// The annotation that names the account of a token.
 const ACCOUNT: &str = "kubernetes.io/service-account.name";
@@ -108,4 +137,26 @@ fn registry_login(errors: &mut ErrorList, path: &Path, content: Option<&ByteStri
 /// The row.
 pub fn row() -> Resource {
     Resource { selectable_fields: [SelectableField::at("type")].to_vec().into(), columns: COLUMNS.into(), ..Resource::of::<Secret>() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::key_pair;
+
+    #[test]
+    fn what_keeps_a_pair_from_being_used_is_told() {
+        let block = |kind: &str| format!("-----BEGIN {kind}-----\nMA==\n-----END {kind}-----\n");
+        let (certificate, key) = (block("CERTIFICATE"), block("EC PRIVATE KEY"));
+        for (certificate, key, want) in [
+            (certificate.as_str(), key.as_str(), ""),
+            ("x", &key, "tls: failed to find any PEM data in certificate input"),
+            (&key, &key, "PEM inputs may have been switched"),
+            (&certificate, "", "tls: failed to find any PEM data in key input"),
+            (&certificate, &certificate, "tls: found a certificate rather than a key in the PEM for the private key"),
+            (&certificate, &block("RSA"), "skipping PEM blocks of the following types: [RSA]"),
+        ] {
+            let got = key_pair(certificate, key).err().unwrap_or_default();
+            assert!(got.ends_with(want) && got.is_empty() == want.is_empty(), "{got}");
+        }
+    }
 }

@@ -177,7 +177,7 @@ impl PodSecurity {
         found.and_then(|n| n.metadata.labels).unwrap_or_default()
     }
 
-    fn namespace(&self, request: &Request<'_>, namespace: &Namespace, warnings: &mut Vec<String>) -> Result<()> {
+    fn namespace(&self, request: &Request<'_>, namespace: &Namespace) -> Result<()> {
         let labels = namespace.metadata.labels.clone().unwrap_or_default();
         let old_labels = request.old::<Namespace>().and_then(|o| o.metadata.labels.clone()).unwrap_or_default();
         let name = namespace.metadata.name.as_deref().unwrap_or_default();
@@ -189,12 +189,12 @@ impl PodSecurity {
         let (new, old) = (policy(&labels, "enforce"), policy(&old_labels, "enforce"));
         if request.operation == Operation::Update && new != old && new.level > Level::Privileged && new.level >= old.level {
             let pods: Vec<Pod> = decoded_list(&*self.objects, Collection::core("pods"), name);
-            warnings.extend(existing(&pods, name, &new));
+            request.context.notes.warn_all(existing(&pods, name, &new));
         }
         Ok(())
     }
 
-    fn pod(&self, request: &Request<'_>, pod: &Pod, warnings: &mut Vec<String>) -> Result<()> {
+    fn pod(&self, request: &Request<'_>, pod: &Pod) -> Result<()> {
         let labels = self.labels(request.namespace);
         let (enforce, warn) = (policy(&labels, "enforce"), policy(&labels, "warn"));
         if enforce.level == Level::Privileged && warn.level == Level::Privileged {
@@ -208,7 +208,7 @@ impl PodSecurity {
             let why = format!("violates PodSecurity \"{}:{}\": {}", enforce.level.name(), enforce.version, told(&violations));
             return Err(request.forbidden(&why));
         }
-        warnings.extend(warning(&warn, &subject));
+        request.context.notes.warn_all(warning(&warn, &subject));
         Ok(())
     }
 }
@@ -237,27 +237,22 @@ fn significant(request: &Request<'_>, pod: &Pod) -> bool {
 }
 
 impl Admission for PodSecurity {
-    fn validate<'a>(
-        &'a self,
-        request: &'a Request<'a>,
-        object: Option<&'a dyn Object>,
-        warnings: &'a mut Vec<String>,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         let Some(object) = object.filter(|_| request.writes()) else { return super::ready(Ok(())) };
         let answer = if let Some(pod) = object.downcast_ref::<Pod>() {
             let judged = matches!(request.subresource, "" | "ephemeralcontainers" | "resize");
             let changed = request.operation == Operation::Create || significant(request, pod);
-            if judged && changed { self.pod(request, pod, warnings) } else { Ok(()) }
+            if judged && changed { self.pod(request, pod) } else { Ok(()) }
         } else if !request.subresource.is_empty() {
             Ok(())
         } else if let Some(namespace) = object.downcast_ref::<Namespace>() {
-            self.namespace(request, namespace, warnings)
+            self.namespace(request, namespace)
         } else {
             if let Some(template) = template(object) {
                 let warn = policy(&self.labels(request.namespace), "warn");
                 let annotations = template.metadata.as_ref().and_then(|m| m.annotations.clone()).unwrap_or_default();
                 let spec = template.spec.clone().unwrap_or_default();
-                warnings.extend(warning(&warn, &subject(&annotations, &spec)));
+                request.context.notes.warn_all(warning(&warn, &subject(&annotations, &spec)));
             }
             Ok(())
         };

@@ -1,8 +1,7 @@
 //! Validation of jobs, in upstream's order (upstream: `pkg/apis/batch/validation`).
-//!
-//! Where upstream shows the whole of an internal pod template in a message, the template is shown as the API has it.
 
 use crate::field::{ErrorList, Path};
+use crate::internal_text;
 use crate::resources::apps::template as workload;
 use crate::resources::core::pod::validation;
 use crate::resources::defaulting::{items, str};
@@ -17,6 +16,7 @@ const INDEXED_MAX: i32 = 100_000;
 const RULES_MAX: usize = 20;
 const EXIT_CODES_MAX: usize = 255;
 const CONDITIONS_MAX: usize = 20;
+const TEMPLATE: &str = "io.k8s.api.core.v1.PodTemplateSpec";
 
 pub(super) fn job(errors: &mut ErrorList, job: &Job) {
     let empty = JobSpec::default();
@@ -282,7 +282,7 @@ pub(super) fn update(errors: &mut ErrorList, new: &Job, old: &Job) {
         }
     }
     if spec.template != template {
-        errors.invalid(&path.child("template"), json!(spec.template), IMMUTABLE);
+        errors.invalid_as(&path.child("template"), &internal_text::of(TEMPLATE, &spec.template), IMMUTABLE);
     }
     fixed(errors, &path.child("completionMode"), &spec.completion_mode, &before.completion_mode);
     fixed(errors, &path.child("podFailurePolicy"), &spec.pod_failure_policy, &before.pod_failure_policy);

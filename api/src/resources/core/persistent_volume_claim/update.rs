@@ -2,13 +2,12 @@
 
 use crate::diff;
 use crate::field::{ErrorList, Path};
+use crate::internal_text;
 use crate::quantity::Quantity;
 use crate::resources::core::resource_name::parse;
 use crate::validation::IMMUTABLE;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
-use serde::Serialize;
 use serde_json::json;
-use std::collections::BTreeMap;
 
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
@@ -76,42 +75,7 @@ fn class(errors: &mut ErrorList, new: &PersistentVolumeClaim, old: &PersistentVo
     }
 }
 
-/// A claim's spec as upstream shows it in a difference: all fields, by the names and in the order of its internal type.
+/// A claim's spec as upstream shows it in a difference.
 fn shown(spec: &PersistentVolumeClaimSpec) -> String {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Resources<'a> {
-        limits: Option<&'a BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
-        requests: Option<&'a BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
-    }
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Spec<'a> {
-        access_modes: &'a Option<Vec<String>>,
-        selector: serde_json::Value,
-        resources: Resources<'a>,
-        volume_name: &'a str,
-        storage_class_name: &'a Option<String>,
-        volume_mode: &'a Option<String>,
-        data_source: serde_json::Value,
-        data_source_ref: serde_json::Value,
-        volume_attributes_class_name: &'a Option<String>,
-    }
-    let resources = spec.resources.as_ref();
-    let shown = Spec {
-        access_modes: &spec.access_modes,
-        selector: json!(spec.selector),
-        resources: Resources { limits: resources.and_then(|r| r.limits.as_ref()), requests: resources.and_then(|r| r.requests.as_ref()) },
-        volume_name: spec.volume_name.as_deref().unwrap_or(""),
-        storage_class_name: &spec.storage_class_name,
-        volume_mode: &spec.volume_mode,
-        data_source: json!(spec.data_source),
-        data_source_ref: json!(spec.data_source_ref),
-        volume_attributes_class_name: &spec.volume_attributes_class_name,
-    };
-    let mut out = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b" ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
-    shown.serialize(&mut serializer).expect("a claim's spec has string keys");
-    String::from_utf8(out).expect("JSON is UTF-8")
+    internal_text::indented("io.k8s.api.core.v1.PersistentVolumeClaimSpec", spec)
 }

@@ -12,7 +12,7 @@ use crate::kind::Kind;
 use crate::resource::{
     CONNECT, CREATE_ONLY, Cells, PROXY, PrintContext, READ_AND_CHANGE, Resource, SelectableField, Subresource, Verb, texts,
 };
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodIP, PodStatus};
 
 const SUBRESOURCES: &[Subresource] = &[
     Subresource::new("attach", "PodAttachOptions", CONNECT),
@@ -32,6 +32,15 @@ impl Kind for Pod {
         let spec = self.spec.get_or_insert_default();
         defaults::pod_spec(spec);
         defaults::pod(spec);
+        // A pod, other than a template, ends within a second where it asked for less than none.
+        if let Some(grace) = &mut spec.termination_grace_period_seconds
+            && *grace < 0
+        {
+            *grace = 1;
+        }
+        if let Some(status) = &mut self.status {
+            one_address(status);
+        }
     }
 
     fn prepare_for_create(&mut self) {
@@ -75,6 +84,16 @@ impl Kind for Pod {
 
     fn cells(&self, context: &PrintContext) -> Cells {
         printing::cells(self, context)
+    }
+}
+
+/// The single address of a pod is the first of its addresses, whichever of the two was given (upstream: `Convert_v1_PodStatus_To_core_PodStatus`).
+fn one_address(status: &mut PodStatus) {
+    let first = status.pod_ips.iter().flatten().next().map(|a| a.ip.clone());
+    match (status.pod_ip.as_deref().filter(|ip| !ip.is_empty()), first) {
+        (None, Some(first)) => status.pod_ip = Some(first),
+        (Some(ip), first) if first.as_deref() != Some(ip) => status.pod_ips = Some(vec![PodIP { ip: ip.to_owned() }]),
+        _ => {}
     }
 }
 

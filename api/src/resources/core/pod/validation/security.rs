@@ -3,10 +3,11 @@
 use super::containers::one_of;
 use super::volumes::descending_path;
 use crate::field::{ErrorList, Path};
+use crate::internal_text;
 use crate::resources::defaulting::{is_true, items};
 use crate::validation::numbers::user_or_group;
 use k8s_openapi::api::core::v1::{AppArmorProfile, PodSpec, SeccompProfile, SecurityContext};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -57,26 +58,9 @@ pub fn container(errors: &mut ErrorList, path: &Path, sc: &SecurityContext, host
     app_armor(errors, &path.child("appArmorProfile"), sc.app_armor_profile.as_ref());
 }
 
-/// A security context as upstream shows it: by the names and in the order of its internal type.
+/// A security context as upstream shows it.
 fn shown(sc: &SecurityContext) -> String {
-    let capabilities = sc.capabilities.as_ref().map(|c| format!("{{\"Add\":{},\"Drop\":{}}}", json!(c.add), json!(c.drop)));
-    let opaque = |value: Option<Value>| value.map_or("null".to_owned(), |v| v.to_string());
-    let fields = [
-        ("Capabilities", capabilities.unwrap_or_else(|| "null".into())),
-        ("Privileged", json!(sc.privileged).to_string()),
-        ("SELinuxOptions", opaque(sc.se_linux_options.as_ref().map(|o| json!(o)))),
-        ("WindowsOptions", opaque(sc.windows_options.as_ref().map(|o| json!(o)))),
-        ("RunAsUser", json!(sc.run_as_user).to_string()),
-        ("RunAsGroup", json!(sc.run_as_group).to_string()),
-        ("RunAsNonRoot", json!(sc.run_as_non_root).to_string()),
-        ("ReadOnlyRootFilesystem", json!(sc.read_only_root_filesystem).to_string()),
-        ("AllowPrivilegeEscalation", json!(sc.allow_privilege_escalation).to_string()),
-        ("ProcMount", json!(sc.proc_mount).to_string()),
-        ("SeccompProfile", opaque(sc.seccomp_profile.as_ref().map(|p| json!(p)))),
-        ("AppArmorProfile", opaque(sc.app_armor_profile.as_ref().map(|p| json!(p)))),
-    ];
-    let fields = fields.map(|(name, value)| format!("\"{name}\":{value}"));
-    format!("{{{}}}", fields.join(","))
+    internal_text::of("io.k8s.api.core.v1.SecurityContext", sc)
 }
 
 fn seccomp(errors: &mut ErrorList, path: &Path, profile: Option<&SeccompProfile>) {

@@ -3,6 +3,7 @@
 use super::{MIRROR, pod_itself, scheduling};
 use crate::diff;
 use crate::field::{ErrorList, Path};
+use crate::internal_text;
 use crate::resources::core::pod::qos;
 use crate::resources::core::resource_name::parse;
 use crate::resources::defaulting::{items, str};
@@ -64,9 +65,15 @@ pub fn update(errors: &mut ErrorList, pod: &Pod, old_pod: &Pod) {
         while_gated(errors, &path, &mut rest, old);
     }
     if rest != *old {
-        let difference = diff::of(old, &rest);
+        let difference = shown_difference("PodSpec", old, &rest);
         errors.forbidden(&path, &format!("pod updates may not change fields other than {UPDATABLE}\n{difference}"));
     }
+}
+
+/// How two versions of a part of a pod differ, as upstream shows them.
+fn shown_difference<T: serde::Serialize>(name: &str, old: &T, new: &T) -> String {
+    let shown = |value: &T| internal_text::indented(&format!("io.k8s.api.core.v1.{name}"), value);
+    diff::of_texts(&shown(old), &shown(new))
 }
 
 fn annotations(errors: &mut ErrorList, new: &Pod, old: &Pod) {
@@ -278,7 +285,7 @@ pub fn ephemeral_containers_update(errors: &mut ErrorList, pod: &Pod, old_pod: &
         match items(&new.ephemeral_containers).iter().find(|c| c.name == before.name) {
             None => errors.forbidden(&path, &format!("existing ephemeral containers {:?} may not be removed\n", before.name)),
             Some(after) if after != before => {
-                let difference = diff::of(before, after);
+                let difference = shown_difference("EphemeralContainer", before, after);
                 let why = format!("existing ephemeral containers {:?} may not be changed\n{difference}", before.name);
                 errors.forbidden(&path, &why);
             }
