@@ -4,11 +4,13 @@
 //! Nothing here does IO, reads a clock or draws random numbers on its own; whoever calls passes them in.
 //! The types themselves are `k8s-openapi`'s, never our own structs.
 
+pub mod cel;
 pub mod decode;
 pub mod diff;
 pub mod duration;
 pub mod field;
 pub mod generate_name;
+pub mod go_regex;
 pub mod go_text;
 pub mod internal_text;
 pub mod kind;

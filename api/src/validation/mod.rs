@@ -3,6 +3,7 @@
 //! The functions in [`names`] and [`numbers`] look at one value and return what is wrong with it, nothing when it is right; those in
 //! [`labels`] push errors for a whole field. What a kind asks of its own fields stands in the kind's file.
 
+pub mod formats;
 pub mod labels;
 pub mod metadata;
 pub mod names;
