@@ -311,7 +311,8 @@ fn tell<K>(subscribers: &[Subscriber<K>], change: &Change<K>) {
 /// All caches of a process. Whoever asks for a kind first starts its watch; it runs until the last handle on the `SharedCaches` is gone.
 pub struct SharedCaches {
     client: Client,
-    by_type: Mutex<HashMap<TypeId, Entry>>,
+    /// By type and selection.
+    by_type: Mutex<HashMap<(TypeId, String), Entry>>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
@@ -339,15 +340,17 @@ impl SharedCaches {
         self.selected(watcher::Config::default().any_semantic())
     }
 
-    /// The same, of the objects that a selector picks. One process can have one cache per kind, so the first to ask decides.
+    /// The same, of the objects that a selector picks: there is one cache per kind and selection.
     pub fn selected<K: Cacheable + Resource<DynamicType = ()>>(&self, config: watcher::Config) -> Arc<Cache<K>> {
         let mut by_type = self.by_type.lock();
-        if let Some(entry) = by_type.get(&TypeId::of::<K>()) {
+        let selection = [&config.label_selector, &config.field_selector].map(|selector| selector.clone().unwrap_or_default()).join(";");
+        let key = (TypeId::of::<K>(), selection);
+        if let Some(entry) = by_type.get(&key) {
             return entry.cache.clone().downcast().expect("the cache under a type's id is that type's");
         }
         let cache = Arc::new(Cache::<K>::default());
         let entry = Entry { cache: cache.clone(), kind: K::kind(&()).into_owned(), synced: cache.synced.subscribe() };
-        by_type.insert(TypeId::of::<K>(), entry);
+        by_type.insert(key, entry);
         let (api, stop, filled) = (Api::all(self.client.clone()), self.stop.clone(), cache.clone());
         tokio::spawn(async move { filled.run(api, config, stop).await });
         cache
