@@ -32,6 +32,8 @@ pub struct Settings {
     pub service_account_key: Option<String>,
     /// What signs certificates that are asked for.
     pub signing: Option<Signing>,
+    /// The networks that nodes are given for their pods (`--allocate-node-cidrs`).
+    pub node_networks: Option<crate::controllers::node_ipam::Networks>,
 }
 
 /// The authority that signs certificates (`--cluster-signing-*`).

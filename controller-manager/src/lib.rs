@@ -5,7 +5,8 @@
 //! ([`ops::Op`]), and leaves doing it to the one executor ([`ops::Executor`]). It never learns what exactly happened, only which key to look at, so
 //! a missed or doubled event does no harm.
 //!
-//! Behaviour, names and texts are upstream's `pkg/controller`. Deliberately absent: cloud controllers.
+//! Behaviour, names and texts are upstream's `pkg/controller`. Which of upstream's controllers are deliberately absent, and why, says
+//! [`controllers::names`].
 
 pub mod accounts;
 pub mod amounts;
@@ -15,6 +16,7 @@ pub mod controller;
 pub mod controllers;
 pub mod discovery;
 pub mod endpoint_slices;
+pub mod flags;
 pub mod ops;
 pub mod pods;
 pub mod revisions;

@@ -2,6 +2,7 @@
 
 use crate::accounts::ServiceAccounts;
 use crate::controller::{self, Context, Controller, Keys, Settings};
+use crate::controllers::names::{ABSENT, canonical};
 use crate::controllers::{TABLE, is_wanted};
 use crate::ops::Executor;
 use client::SharedCaches;
@@ -64,7 +65,10 @@ impl Observable for Health {
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let Options { client, accounts, controllers, settings, leader_elect, address } = options;
     for name in controllers.iter().map(|name| name.trim_start_matches('-')) {
-        anyhow::ensure!(name == "*" || TABLE.iter().any(|row| row.name == name), "\"{name}\" is not in the list of known controllers");
+        anyhow::ensure!(name == "*" || canonical(name).is_some(), "\"{name}\" is not in the list of known controllers");
+    }
+    for (name, why) in ABSENT.iter().filter(|(name, _)| controllers.iter().any(|entry| canonical(entry) == Some(name))) {
+        tracing::warn!(controller = name, why, "not started: there is none");
     }
     let caches = SharedCaches::new(client.clone());
     let health = Arc::new(Health { caches: caches.clone(), queues: Mutex::default() });
@@ -94,7 +98,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         let executor = Executor::new(client, row.component);
         match (row.make)(Context { caches: caches.clone(), executor, settings: settings.clone() }) {
             Some(controller) => made.push((row.name, controller, Keys::default())),
-            None => tracing::warn!(controller = row.name, "not started: a flag that it needs is missing"),
+            None => tracing::info!(controller = row.name, "not started: a flag that it needs is not given"),
         }
     }
     if leading.run_until_cancelled(caches.wait_until_synced()).await.is_some() {

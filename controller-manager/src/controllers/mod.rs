@@ -1,5 +1,6 @@
 //! The controllers, one per file, and the one table of them.
 
+pub mod bootstrap;
 pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod cron_job;
@@ -9,8 +10,11 @@ pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod garbage_collector;
 pub mod job;
+pub mod names;
 pub mod namespace;
+pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_ttl;
 pub mod pod_garbage_collector;
 pub mod replicas;
 pub mod resource_quota;
@@ -20,6 +24,7 @@ pub mod service_account_token;
 pub mod stateful_set;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
+pub mod volumes;
 
 use crate::controller::{Context, Controller};
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -178,15 +183,74 @@ pub const TABLE: &[Row] = &[
         account: Some("pod-garbage-collector"),
         make: |context| Some(Arc::new(pod_garbage_collector::PodGarbageCollector::new(context))),
     },
+    Row {
+        name: "persistentvolume-binder-controller",
+        component: "persistentvolume-controller",
+        account: Some("persistent-volume-binder"),
+        make: |context| Some(Arc::new(volumes::binder::Binder::new(context))),
+    },
+    Row {
+        name: "persistentvolumeclaim-protection-controller",
+        component: "pvc-protection-controller",
+        account: Some("pvc-protection-controller"),
+        make: |context| Some(Arc::new(volumes::claim_protection::ClaimProtection::new(context))),
+    },
+    Row {
+        name: "persistentvolume-protection-controller",
+        component: "pv-protection-controller",
+        account: Some("pv-protection-controller"),
+        make: |context| Some(Arc::new(volumes::volume_protection::VolumeProtection::new(context))),
+    },
+    Row {
+        name: "ephemeral-volume-controller",
+        component: "ephemeral_volume",
+        account: Some("ephemeral-volume-controller"),
+        make: |context| Some(Arc::new(volumes::ephemeral::EphemeralVolumes::new(context))),
+    },
+    Row {
+        // Ours: the provisioner of the default class.
+        name: "local-volume-provisioner",
+        component: volumes::local::NAME,
+        account: Some("local-volume-provisioner"),
+        make: |context| Some(Arc::new(volumes::local::LocalVolumes::new(context))),
+    },
+    Row {
+        name: "node-ipam-controller",
+        component: "cidrAllocator",
+        account: Some("node-controller"),
+        make: |context| Some(Arc::new(node_ipam::NodeIpam::new(context)?)),
+    },
+    Row {
+        name: "ttl-controller",
+        component: "ttl-controller",
+        account: Some("ttl-controller"),
+        make: |context| Some(Arc::new(node_ttl::NodeTtl::new(context))),
+    },
+    Row {
+        name: "bootstrap-signer-controller",
+        component: "bootstrap-signer",
+        account: Some("bootstrap-signer"),
+        make: |context| Some(Arc::new(bootstrap::signer::Signer::new(context))),
+    },
+    Row {
+        name: "token-cleaner-controller",
+        component: "token-cleaner",
+        account: Some("token-cleaner"),
+        make: |context| Some(Arc::new(bootstrap::token_cleaner::TokenCleaner::new(context))),
+    },
 ];
 
-/// Whether `--controllers` wants a controller: its own name decides, else `*`; `-` in front switches off.
+/// Whether `--controllers` wants a controller: its own name, of today or before, decides, else `*`; `-` in front switches off.
 pub fn is_wanted(name: &str, list: &[String]) -> bool {
-    let off = |entry: &String| entry.strip_prefix('-') == Some(name);
-    if list.iter().any(off) {
-        return false;
+    let names = |entry: &str| names::canonical(entry).unwrap_or(entry) == name;
+    for entry in list {
+        match entry.strip_prefix('-') {
+            Some(off) if names(off) => return false,
+            None if names(entry) => return true,
+            _ => {}
+        }
     }
-    list.iter().any(|entry| entry == name || entry == "*")
+    list.iter().any(|entry| entry == "*") && !names::OFF_BY_DEFAULT.contains(&name)
 }
 
 #[cfg(test)]
@@ -205,6 +269,15 @@ mod tests {
         for (list, expected) in [("*", true), ("a", true), ("b", false), ("*,-a", false), ("-a,*", false), ("-b,a", true), ("", false)] {
             let list: Vec<String> = list.split(',').map(str::to_owned).collect();
             assert_eq!(is_wanted("a", &list), expected, "{list:?}");
+        }
+        for (name, list, expected) in [
+            ("deployment-controller", "deployment", true),
+            ("deployment-controller", "*,-deployment", false),
+            ("token-cleaner-controller", "*", false),
+            ("token-cleaner-controller", "*,tokencleaner", true),
+        ] {
+            let list: Vec<String> = list.split(',').map(str::to_owned).collect();
+            assert_eq!(is_wanted(name, &list), expected, "{list:?}");
         }
     }
 }

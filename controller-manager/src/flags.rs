@@ -1,0 +1,163 @@
+//! The command line: upstream's names. Those that would only tune what upstream's implementation does are taken and do nothing, so that a command line written for
+//! upstream's controller-manager starts this one.
+
+use crate::controllers::node_ipam::Networks;
+use clap::Parser;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Makes what is asked for come true.
+#[derive(Parser)]
+#[command(name = "controller-manager", version)]
+pub struct Flags {
+    /// The kubeconfig with the apiserver's address and the controller-manager's identity.
+    #[arg(long)]
+    pub kubeconfig: PathBuf,
+    /// Controllers to run: `*` for all that are on by default, `NAME` for one, `-NAME` for not that one.
+    #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
+    pub controllers: Vec<String>,
+    /// Wait for a Lease before controlling, so that several replicas can run.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub leader_elect: bool,
+    /// Let every controller act as a service account of its own, whose rights are those that it needs. Unlike upstream's, on by default: the roles
+    /// that every cluster starts with give the controller-manager's own user hardly any.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub use_service_account_credentials: bool,
+    /// The certificate authority that pods are to trust; the kubeconfig's by default.
+    #[arg(long)]
+    pub root_ca_file: Option<PathBuf>,
+    /// The key that signs tokens of service accounts.
+    #[arg(long)]
+    pub service_account_private_key_file: Option<PathBuf>,
+    /// The certificate of the authority that signs certificates that nodes and users ask for.
+    #[arg(long, requires = "cluster_signing_key_file")]
+    pub cluster_signing_cert_file: Option<PathBuf>,
+    /// That authority's key.
+    #[arg(long, requires = "cluster_signing_cert_file")]
+    pub cluster_signing_key_file: Option<PathBuf>,
+    /// How long such certificates last at most.
+    #[arg(long, default_value = "8760h", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
+    /// Give every node a part of --cluster-cidr for its pods.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allocate_node_cidrs: bool,
+    /// The networks of all pods: one, or one of each family.
+    #[arg(long, value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+    /// The networks of Services, which nodes are not given.
+    #[arg(long, value_delimiter = ',')]
+    pub service_cluster_ip_range: Vec<IpNet>,
+    /// The prefix length of a node's network: 24 for IPv4, 64 for IPv6.
+    #[arg(long)]
+    pub node_cidr_mask_size: Option<u8>,
+    /// The same for IPv4, with two families.
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv4: Option<u8>,
+    /// The same for IPv6.
+    #[arg(long)]
+    pub node_cidr_mask_size_ipv6: Option<u8>,
+    /// The address on which health and metrics are served.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// The port on which health and metrics are served over TLS; 0 serves none.
+    #[arg(long, default_value_t = 10257)]
+    pub secure_port: u16,
+    /// How much to log: 0 is normal, 4 is for debugging.
+    #[arg(short, long, default_value_t = 0)]
+    pub v: u8,
+}
+
+/// `8760h`, `1h30m`.
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    Ok(Duration::try_from(text.parse::<jiff::SignedDuration>()?)?)
+}
+
+impl Flags {
+    /// The networks that nodes are given, if they are.
+    pub fn node_networks(&self) -> anyhow::Result<Option<Networks>> {
+        if !self.allocate_node_cidrs {
+            return Ok(None);
+        }
+        let of = |bits: u8, own: Option<u8>| own.or(self.node_cidr_mask_size).map(|mask| (bits, mask));
+        let mask = [of(32, self.node_cidr_mask_size_ipv4), of(128, self.node_cidr_mask_size_ipv6)].into_iter().flatten().collect();
+        let networks = Networks { cluster: self.cluster_cidr.clone(), services: self.service_cluster_ip_range.clone(), mask };
+        networks.check()?;
+        Ok(Some(networks))
+    }
+}
+
+/// Flags of upstream's with a value that change nothing here.
+const TUNING: &str = "allow-metric-labels allow-metric-labels-manifest attach-detach-reconcile-sync-period authentication-kubeconfig \
+    authentication-token-webhook-cache-ttl authorization-always-allow-paths authorization-kubeconfig authorization-webhook-cache-authorized-ttl \
+    authorization-webhook-cache-unauthorized-ttl cert-dir cidr-allocator-type client-ca-file cloud-config cloud-provider cluster-name \
+    concurrent-cron-job-syncs concurrent-daemonset-syncs concurrent-deployment-syncs concurrent-endpoint-syncs concurrent-ephemeralvolume-syncs \
+    concurrent-gc-syncs concurrent-horizontal-pod-autoscaler-syncs concurrent-job-syncs concurrent-namespace-syncs concurrent-rc-syncs \
+    concurrent-replicaset-syncs concurrent-resource-claim-syncs concurrent-resource-quota-syncs concurrent-service-endpoint-syncs \
+    concurrent-service-syncs concurrent-serviceaccount-token-syncs concurrent-statefulset-syncs concurrent-ttl-after-finished-syncs \
+    concurrent-validating-admission-policy-status-syncs controller-start-interval disabled-metrics endpoint-updates-batch-period \
+    endpointslice-updates-batch-period external-cloud-volume-plugin feature-gates flex-volume-plugin-dir http2-max-streams-per-connection kube-api-burst \
+    kube-api-content-type kube-api-qps large-cluster-size-threshold leader-elect-lease-duration leader-elect-renew-deadline leader-elect-resource-lock \
+    leader-elect-resource-name leader-elect-resource-namespace leader-elect-retry-period log-flush-frequency log-json-info-buffer-size \
+    log-text-info-buffer-size logging-format max-endpoints-per-slice min-resync-period mirroring-concurrent-service-endpoint-syncs \
+    mirroring-endpointslice-updates-batch-period mirroring-max-endpoints-per-subset namespace-sync-period node-monitor-period \
+    pv-recycler-increment-timeout-nfs pv-recycler-minimum-timeout-hostpath pv-recycler-minimum-timeout-nfs pv-recycler-pod-template-filepath-hostpath \
+    pv-recycler-pod-template-filepath-nfs pv-recycler-timeout-increment-hostpath pvclaimbinder-sync-period requestheader-allowed-names \
+    requestheader-client-ca-file requestheader-extra-headers-prefix requestheader-group-headers requestheader-uid-headers \
+    requestheader-username-headers resource-quota-sync-period route-reconciliation-period show-hidden-metrics-for-version tls-cert-file \
+    tls-cipher-suites tls-min-version tls-private-key-file tls-sni-cert-key vmodule";
+
+/// Switches of upstream's that change nothing here.
+const SWITCHES: &str = "authentication-skip-lookup authentication-tolerate-lookup-failure configure-cloud-routes contention-profiling \
+    disable-attach-detach-reconcile-sync disable-force-detach-on-timeout disable-http2-serving enable-dynamic-provisioning enable-garbage-collector \
+    enable-hostpath-provisioner log-json-split-stream log-text-split-stream permit-address-sharing permit-port-sharing profiling";
+
+/// The words of a command line without those that change nothing, and the names of these.
+pub fn without_tuning(words: impl IntoIterator<Item = String>) -> (Vec<String>, Vec<String>) {
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let Some(flag) = word.strip_prefix("--") else {
+            kept.push(word);
+            continue;
+        };
+        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+        if TUNING.split(' ').any(|known| known == name) {
+            left_out.push(name.to_owned());
+            if value.is_none() {
+                words.next();
+            }
+        } else if SWITCHES.split(' ').any(|known| known == name) {
+            left_out.push(name.to_owned());
+        } else {
+            kept.push(word);
+        }
+    }
+    (kept, left_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As kubeadm writes it.
+    #[test]
+    fn upstreams_command_line_is_understood() {
+        let line = "kube-controller-manager --allocate-node-cidrs=true --authentication-kubeconfig=/etc/kubernetes/controller-manager.conf \
+            --authorization-kubeconfig=/etc/kubernetes/controller-manager.conf --bind-address=127.0.0.1 --client-ca-file=/etc/kubernetes/pki/ca.crt \
+            --cluster-cidr=10.244.0.0/16,fd00:10:244::/56 --cluster-name=kubernetes --cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt \
+            --cluster-signing-key-file=/etc/kubernetes/pki/ca.key --controllers=*,bootstrapsigner,tokencleaner \
+            --kubeconfig=/etc/kubernetes/controller-manager.conf --leader-elect=true --requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt \
+            --root-ca-file=/etc/kubernetes/pki/ca.crt --service-account-private-key-file=/etc/kubernetes/pki/sa.key \
+            --service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112 --use-service-account-credentials=true --concurrent-gc-syncs 20 --profiling";
+        let (kept, left_out) = without_tuning(line.split_whitespace().map(str::to_owned));
+        let flags = Flags::try_parse_from(&kept).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(flags.controllers, ["*", "bootstrapsigner", "tokencleaner"]);
+        let networks = flags.node_networks().unwrap().unwrap();
+        assert_eq!((networks.cluster.len(), networks.services.len()), (2, 2));
+        assert!(left_out.contains(&"concurrent-gc-syncs".to_owned()) && left_out.contains(&"profiling".to_owned()), "{left_out:?}");
+        let unknown = ["controller-manager", "--kubeconfig=x", "--no-such-flag=1"].map(str::to_owned);
+        assert!(Flags::try_parse_from(without_tuning(unknown).0).is_err());
+    }
+}
