@@ -9,6 +9,7 @@ pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod garbage_collector;
+pub mod horizontal_pod_autoscaler;
 pub mod job;
 pub mod names;
 pub mod namespace;
@@ -182,6 +183,12 @@ pub const TABLE: &[Row] = &[
         component: "pod-garbage-collector",
         account: Some("pod-garbage-collector"),
         make: |context| Some(Arc::new(pod_garbage_collector::PodGarbageCollector::new(context))),
+    },
+    Row {
+        name: "horizontal-pod-autoscaler-controller",
+        component: "horizontal-pod-autoscaler",
+        account: Some("horizontal-pod-autoscaler"),
+        make: |context| Some(Arc::new(horizontal_pod_autoscaler::Autoscaler::new(context))),
     },
     Row {
         name: "persistentvolume-binder-controller",

@@ -56,7 +56,6 @@ pub const UPSTREAM: &[(&str, &str)] = &[
 
 /// Those that are not built, and why. Naming one in `--controllers` is no error and starts nothing.
 pub const ABSENT: &[(&str, &str)] = &[
-    ("horizontal-pod-autoscaler-controller", "not built"),
     ("podcertificaterequest-cleaner-controller", "the kind is not served: its feature is off by default upstream"),
     ("device-taint-eviction-controller", "the kind is not served: its feature is off by default upstream"),
     ("service-lb-controller", "not built"),
