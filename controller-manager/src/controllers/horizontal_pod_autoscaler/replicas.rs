@@ -273,7 +273,9 @@ mod tests {
     /// The cases of upstream's `replica_calculator_test.go`, their numbers.
     #[test]
     fn utilization() {
-        let cases: Vec<(&str, i32, i32, Vec<Option<i64>>, i32, i32)> = vec![
+        // The pods, how many there are, the target in percent, what they use; how many there should be, and the use in percent.
+        type Case = (&'static str, i32, i32, Vec<Option<i64>>, i32, i32);
+        let cases: Vec<Case> = vec![
             ("+++", 3, 30, vec![Some(300), Some(500), Some(700)], 5, 50),
             ("-++", 3, 30, vec![Some(300), Some(500), Some(700)], 4, 60),
             ("p++", 3, 30, vec![None, Some(500), Some(700)], 4, 60),

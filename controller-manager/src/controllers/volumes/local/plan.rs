@@ -283,7 +283,9 @@ mod tests {
         let (real, pretended) = (node("containerd://1"), node("simulated://1"));
         let gone = ["PUT /api/v1/persistentvolumes/pvc-u", "DELETE /api/v1/persistentvolumes/pvc-u"];
         let failed = ["VolumeFailedDelete", "DELETE /api/v1/namespaces/kube-system/pods/remove-pvc-u", "later"];
-        let cases: [(&str, &str, Option<&Node>, Option<&str>, &[&str]); 9] = [
+        // Phase, policy, the node, the phase of the pod that removes, what is done.
+        type Case<'a> = (&'a str, &'a str, Option<&'a Node>, Option<&'a str>, &'a [&'a str]);
+        let cases: [Case<'_>; 9] = [
             ("Bound", "Delete", Some(&real), None, &[]),
             ("Released", "Retain", Some(&real), None, &[]),
             ("Released", "Delete", Some(&real), None, &["POST /api/v1/namespaces/kube-system/pods"]),
