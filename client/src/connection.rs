@@ -34,8 +34,19 @@ pub async fn connect(kubeconfig: &Path, component: &str) -> anyhow::Result<Clien
 }
 
 /// The same from a configuration that was made elsewhere, as tests do.
-pub fn from_config(mut config: Config, component: &str) -> anyhow::Result<Client> {
+pub fn from_config(config: Config, component: &str) -> anyhow::Result<Client> {
     install_crypto();
+    let transport = transport(&config)?;
+    assemble(config, component, transport)
+}
+
+fn assemble<S>(mut config: Config, component: &str, transport: S) -> anyhow::Result<Client>
+where
+    S: tower::Service<Request<Body>, Response = http::Response<hyper::body::Incoming>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError> + 'static,
+    BoxError: From<S::Error>,
+{
     config.headers.push((http::header::USER_AGENT, user_agent(component)?));
 
     let headers = config.headers.clone();
@@ -50,8 +61,38 @@ pub fn from_config(mut config: Config, component: &str) -> anyhow::Result<Client
             request
         })
         .map_err(BoxError::from)
-        .service(transport(&config)?);
+        .service(transport);
     Ok(Client::new(service, config.default_namespace))
+}
+
+/// A connection whose certificate can be replaced while it is in use: what is asked for from then on goes over a new connection with the new
+/// certificate. What is under way, watches among it, ends on the old one.
+#[derive(Clone)]
+pub struct Renewable {
+    kubeconfig: std::path::PathBuf,
+    transport: Arc<RwLock<Transport>>,
+}
+
+impl Renewable {
+    /// As [`connect`] does.
+    pub async fn connect(kubeconfig: &Path, component: &str) -> anyhow::Result<(Client, Self)> {
+        install_crypto();
+        let config = read(kubeconfig).await?;
+        let renewable = Renewable { kubeconfig: kubeconfig.to_owned(), transport: Arc::new(RwLock::new(transport(&config)?)) };
+        let current = renewable.transport.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let mut transport = current.read().clone();
+            async move { tower::Service::call(&mut transport, request).await }
+        });
+        Ok((assemble(config, component, service)?, renewable))
+    }
+
+    /// Reads the kubeconfig and the files it names again. The user has to be the same kind of user: only certificates are taken over.
+    pub async fn renew(&self) -> anyhow::Result<()> {
+        let config = read(&self.kubeconfig).await?;
+        *self.transport.write() = transport(&config)?;
+        Ok(())
+    }
 }
 
 type Connector = hyper_rustls::HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>;

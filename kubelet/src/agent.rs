@@ -1,6 +1,12 @@
 //! A real node: flags and files become settings, the parts are put together and run until told to stop.
 
 use crate::{
+    certificate::{
+        bootstrap,
+        request::{Purpose, Wanted},
+        rotation::{self, Renewed, Rotation},
+        store::Store,
+    },
     clock::Clock,
     config::{self, KubeletConfiguration},
     container::{network, security},
@@ -19,12 +25,12 @@ use crate::{
     pod::workers::Workers,
     recorder::{About, Recorder},
     runtime::{Runtime, cri::Cri},
-    server,
+    server::{self, tls},
     source::{api, file, mirror::Mirrors},
     status_manager::StatusManager,
 };
 use anyhow::{Context, bail};
-use client::{EventRecorder, SharedCaches};
+use client::{EventRecorder, SharedCaches, connection::Renewable};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service, Taint};
 use kube::{Api, Client, runtime::watcher};
 use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
@@ -50,6 +56,8 @@ pub fn settings(flags: &Flags) -> anyhow::Result<KubeletConfiguration> {
     overrule(&mut settings.cluster_domain, flags.cluster_domain.as_ref());
     overrule(&mut settings.max_pods, flags.max_pods.as_ref());
     overrule(&mut settings.container_runtime_endpoint, flags.container_runtime_endpoint.as_ref());
+    settings.rotate_certificates |= flags.rotate_certificates;
+    settings.server_tls_bootstrap |= flags.rotate_server_certificates;
     overrule(&mut settings.pod_logs_dir, flags.pod_logs_dir.as_ref());
     if !flags.cluster_dns.is_empty() {
         settings.cluster_dns.clone_from(&flags.cluster_dns);
@@ -100,10 +108,21 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         Some(ip) => ip.parse().with_context(|| format!("--node-ip {ip:?}"))?,
         None => machine::main_address()?,
     };
-    let client = match &flags.kubeconfig {
-        Some(path) => Some(client::connect(path, "kubelet").await?),
+    let cert_dir = flags.cert_dir.clone().unwrap_or_else(|| root.join("pki"));
+    let store = |purpose| Store::new(&cert_dir, rotation::prefix(purpose));
+    if let Some(bootstrap) = &flags.bootstrap_kubeconfig {
+        let kubeconfig = flags.kubeconfig.as_deref().context("--bootstrap-kubeconfig needs --kubeconfig, which it is to make")?;
+        let own = store(Purpose::Client);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            joined = bootstrap::join(bootstrap, kubeconfig, &own, &name) => joined.context("joining the cluster")?,
+        }
+    }
+    let connection = match &flags.kubeconfig {
+        Some(path) => Some(Renewable::connect(path, "kubelet").await?),
         None => None,
     };
+    let client = connection.as_ref().map(|(client, _)| client.clone());
     let runtime: Arc<dyn Runtime> = Arc::new(Cri::new(&settings.container_runtime_endpoint));
     let statuses = StatusManager::new(client.clone());
     let caches = client.clone().map(SharedCaches::new);
@@ -147,13 +166,43 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let workers = Workers::new(node.clone());
     let mut tasks = JoinSet::new();
 
+    let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];
+    let awaited = settings.server_tls_bootstrap && settings.tls_cert_file.is_empty();
+    let serving = if awaited { tls::Serving::awaited() } else { tls::Serving::of_files(&settings, &cert_dir, &host_names)? };
+    if let Some((client, renewable)) = &connection {
+        let rotation = |purpose, names, renewed| Rotation {
+            store: store(purpose),
+            wanted: Wanted { purpose, node: name.clone(), names },
+            client: client.clone(),
+            renewed,
+        };
+        if awaited {
+            let serving = serving.clone();
+            let renewed: Renewed = Arc::new(move |pem| told("serving", serving.set(pem)));
+            if let Some(pem) = store(Purpose::Serving).load() {
+                renewed(&pem);
+            }
+            let names = vec![name.clone(), address.to_string()];
+            tasks.spawn(rotation::keep(rotation(Purpose::Serving, names, renewed), stop.clone()));
+        }
+        // A certificate that somebody else put into the kubeconfig is somebody else's to renew.
+        let own = store(Purpose::Client);
+        if settings.rotate_certificates && flags.kubeconfig.as_deref().is_some_and(|path| bootstrap::names(path, &own.current())) {
+            let renewable = renewable.clone();
+            let renewed: Renewed = Arc::new(move |_| {
+                let renewable = renewable.clone();
+                tokio::spawn(async move { told("client", renewable.renew().await) });
+            });
+            tasks.spawn(rotation::keep(rotation(Purpose::Client, Vec::new(), renewed), stop.clone()));
+        }
+    }
+
     let (server_port, serving) = server::start(server::Options {
         settings: &settings,
         workers: workers.clone(),
         client: client.clone(),
         kubeconfig: flags.kubeconfig.clone(),
-        cert_dir: flags.cert_dir.clone().unwrap_or_else(|| root.join("pki")),
-        host_names: vec![name.clone(), machine_name.clone(), address.to_string()],
+        serving,
         stop: stop.clone(),
     })
     .await
@@ -292,6 +341,13 @@ async fn finish(mut tasks: JoinSet<()>, stop: CancellationToken) -> anyhow::Resu
     // Containers go on running; the next kubelet takes them over.
     tasks.shutdown().await;
     Ok(())
+}
+
+/// Says that a new certificate could not be put in force.
+fn told(which: &str, put: anyhow::Result<()>) {
+    if let Err(error) = put {
+        tracing::error!(certificate = which, error = format!("{error:#}"), "a new certificate could not be put in force");
+    }
 }
 
 fn driver(settings: &KubeletConfiguration) -> Driver {

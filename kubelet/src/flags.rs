@@ -14,6 +14,15 @@ pub struct Flags {
     /// Kubeconfig of the API server. Without one only static pods run.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
+    /// Kubeconfig to join with: its token may ask for a certificate, and the kubeconfig of the node is made of it.
+    #[arg(long)]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Renews the client certificate before it ends.
+    #[arg(long)]
+    pub rotate_certificates: bool,
+    /// Has the cluster sign the serving certificate, and renews it before it ends.
+    #[arg(long)]
+    pub rotate_server_certificates: bool,
     /// KubeletConfiguration file.
     #[arg(long)]
     pub config: Option<PathBuf>,

@@ -9,6 +9,7 @@
 //! | [`source`] | where pods come from: the API, and manifests on the node |
 //! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
 //! | [`node`] | the node itself: cgroups, status, lease |
+//! | [`certificate`] | how the node joins and renews its certificates |
 //! | [`server`] | logs, exec and port-forward for the API server |
 //! | [`clock`] | the time, as a parameter |
 //! | [`hollow`] | many simulated nodes in one process |
@@ -18,6 +19,7 @@
 //! wake the work.
 
 pub mod agent;
+pub mod certificate;
 pub mod clock;
 pub mod config;
 pub mod container;

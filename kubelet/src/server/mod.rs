@@ -42,10 +42,8 @@ pub struct Options<'a> {
     pub client: Option<Client>,
     /// Where the cluster's CA is, if no file is named for it.
     pub kubeconfig: Option<PathBuf>,
-    /// Where the serving certificate is kept.
-    pub cert_dir: PathBuf,
-    /// The names it is for.
-    pub host_names: Vec<String>,
+    /// What it serves with.
+    pub serving: Arc<tls::Serving>,
     /// When to stop.
     pub stop: CancellationToken,
 }
@@ -65,7 +63,7 @@ pub struct Shared {
 pub async fn start(options: Options<'_>) -> anyhow::Result<(u16, Pin<Box<dyn Future<Output = ()> + Send>>)> {
     let settings = options.settings;
     let address: SocketAddr = SocketAddr::new(settings.address.parse().context("the server's address")?, settings.port);
-    let tls = tls::server_config(settings, options.kubeconfig.as_deref(), &options.cert_dir, &options.host_names)?;
+    let tls = tls::server_config(settings, options.kubeconfig.as_deref(), options.serving)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))?;
     let port = listener.local_addr()?.port();
     let shared = Shared {

@@ -1,0 +1,14 @@
+//! The node's certificates: how it gets one for the first time, and a new one before the old one ends (upstream: `pkg/kubelet/certificate` and
+//! `client-go/util/certificate`).
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`store`] | pairs of certificate and key on the disk, and which is current |
+//! | [`request`] | asking the cluster for a certificate, and waiting for it |
+//! | [`bootstrap`] | joining: from a token to a certificate and a kubeconfig |
+//! | [`rotation`] | when a new one is due, and getting it |
+
+pub mod bootstrap;
+pub mod request;
+pub mod rotation;
+pub mod store;
