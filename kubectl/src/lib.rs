@@ -14,6 +14,7 @@ pub mod discovery;
 pub mod duration;
 pub mod encoding;
 pub mod error;
+pub mod family;
 pub mod generate;
 pub mod jsonpath;
 pub mod kubeconfig;
@@ -22,6 +23,7 @@ pub mod printers;
 pub mod remote;
 pub mod selection;
 pub mod template;
+pub mod timeline;
 
 pub use context::Context;
 pub use error::{Error, Result};

@@ -35,6 +35,7 @@ mod run;
 mod scale;
 mod set;
 mod taint;
+mod timeline;
 mod version;
 mod wait;
 
@@ -73,6 +74,7 @@ pub fn root() -> Command {
         (TROUBLESHOOTING, port_forward::cli().in_namespace()),
         (TROUBLESHOOTING, auth::cli()),
         (TROUBLESHOOTING, events::cli().in_namespace()),
+        (TROUBLESHOOTING, timeline::cli().in_namespace()),
         (ADVANCED, apply::cli()),
         (ADVANCED, patch::cli().in_namespace()),
         (ADVANCED, replace::cli()),

@@ -49,6 +49,11 @@ pub fn event_time(event: &Value) -> String {
     events::when(event)
 }
 
+/// Who reported an event.
+pub fn event_source(event: &Value) -> String {
+    events::source(event)
+}
+
 /// A pod template as `rollout history --revision` shows it.
 pub fn pod_template(template: &Value) -> String {
     let mut w = writer::Writer::default();
