@@ -24,6 +24,7 @@ pub mod remote;
 pub mod selection;
 pub mod template;
 pub mod timeline;
+pub mod why;
 
 pub use context::Context;
 pub use error::{Error, Result};

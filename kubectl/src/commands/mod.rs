@@ -38,6 +38,7 @@ mod taint;
 mod timeline;
 mod version;
 mod wait;
+mod why;
 
 const BEGINNER: &str = "Basic Commands (Beginner)";
 const INTERMEDIATE: &str = "Basic Commands (Intermediate)";
@@ -74,6 +75,7 @@ pub fn root() -> Command {
         (TROUBLESHOOTING, port_forward::cli().in_namespace()),
         (TROUBLESHOOTING, auth::cli()),
         (TROUBLESHOOTING, events::cli().in_namespace()),
+        (TROUBLESHOOTING, why::cli().in_namespace()),
         (TROUBLESHOOTING, timeline::cli().in_namespace()),
         (ADVANCED, apply::cli()),
         (ADVANCED, patch::cli().in_namespace()),
