@@ -50,7 +50,7 @@ pub struct Command {
     /// Directory of keys and certificates, under kubeadm's names
     #[arg(long, default_value = "/etc/kubernetes/pki")]
     pub cert_dir: PathBuf,
-    /// Directory for admin.conf, super-admin.conf, controller-manager.conf, scheduler.conf, kubelet.conf, kube-proxy.conf and dns.conf; none are written without it
+    /// Directory for admin.conf, super-admin.conf, controller-manager.conf, scheduler.conf, kubelet.conf, kube-proxy.conf, dns.conf and pod-network.conf; none are written without it
     #[arg(long)]
     pub kubeconfig_dir: Option<PathBuf>,
     /// The apiserver's URL, as kubeconfigs name it
@@ -94,9 +94,9 @@ impl Command {
     }
 }
 
-/// The kubeconfigs and whom they are for, as kubeadm has them; the last two for what kubeadm runs in pods, under the names that the usual roles
+/// The kubeconfigs and whom they are for, as kubeadm has them; the last three for what runs in pods there, under the names that the usual roles
 /// are bound to.
-fn clients(node: &str) -> [(&'static str, Leaf); 7] {
+fn clients(node: &str) -> [(&'static str, Leaf); 8] {
     [
         ("admin.conf", Leaf::client("kubernetes-admin", "kubeadm:cluster-admins")),
         ("super-admin.conf", Leaf::client("kubernetes-super-admin", "system:masters")),
@@ -105,6 +105,7 @@ fn clients(node: &str) -> [(&'static str, Leaf); 7] {
         ("kubelet.conf", Leaf::client(format!("system:node:{node}"), "system:nodes")),
         ("kube-proxy.conf", Leaf::client("system:kube-proxy", "")),
         ("dns.conf", Leaf::client("system:coredns", "")),
+        ("pod-network.conf", Leaf::client("system:pod-network", "")),
     ]
 }
 
