@@ -18,11 +18,19 @@ scheduler_port=$([ "$port" = 6443 ] && echo 10259 || echo $((port + 300)))
 controller_manager_port=$([ "$port" = 6443 ] && echo 10257 || echo $((port + 400)))
 proxy_health_port=$([ "$port" = 6443 ] && echo 10256 || echo $((port + 500)))
 proxy_metrics_port=$([ "$port" = 6443 ] && echo 10249 || echo $((port + 600)))
+network_port=$([ "$port" = 6443 ] && echo 10261 || echo $((port + 900)))
+# On the bridge, where nobody else listens; 53 would meet a resolver of the machine that answers on every address.
+dns_port=$([ "$port" = 6443 ] && echo 10053 || echo $((port + 700)))
+dns_http_port=$([ "$port" = 6443 ] && echo 9153 || echo $((port + 800)))
 pod_cidr=${SKIFF_POD_CIDR:-10.244.0.0/24}
 service_cidr=${SKIFF_SERVICE_CIDR:-10.96.0.0/16}
+# The tenth address of the range, as everywhere.
+dns_address=${service_cidr%.*}.10
+cluster_domain=cluster.local
 
 bridge=skiff$id
 proxy_table=kube-proxy-$id
+network_table=pod-network-$id
 # The node's address on the pods' bridge: what pods reach this machine by, whatever network it is on.
 gateway=${pod_cidr%.*}.1
 cgroup_root=/skiff-$id
