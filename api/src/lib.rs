@@ -24,6 +24,7 @@ pub mod quantity;
 pub mod quota;
 pub mod resource;
 pub mod resources;
+pub mod scheduling;
 pub mod schema;
 pub mod selector;
 pub mod status;

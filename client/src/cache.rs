@@ -266,8 +266,8 @@ impl<K: Cacheable> Cache<K> {
         tell(&subscribers, &Change::Deleted(last.map_or(old, Arc::new)));
     }
 
-    /// Replaces everything by a new list.
-    fn replace(&self, listed: Vec<K>) {
+    /// Replaces everything by a new list. Public for tests of what lives off a cache.
+    pub fn replace(&self, listed: Vec<K>) {
         let present: BTreeSet<ObjectKey> = listed.iter().map(ObjectKey::of).collect();
         let gone: Vec<ObjectKey> = self.objects.read().by_key.keys().filter(|key| !present.contains(key)).cloned().collect();
         for key in gone {
@@ -314,6 +314,8 @@ pub struct SharedCaches {
     /// By type and selection.
     by_type: Mutex<HashMap<(TypeId, String), Entry>>,
     stop: CancellationToken,
+    /// Whether watches fill the caches, or whoever made them.
+    watched: bool,
     _stop_on_drop: DropGuard,
 }
 
@@ -326,8 +328,17 @@ struct Entry {
 impl SharedCaches {
     /// No caches yet.
     pub fn new(client: Client) -> Arc<Self> {
+        Self::made(client, true)
+    }
+
+    /// Caches without watches, for simulations that decide themselves what a cache gets to know and when.
+    pub fn unfed(client: Client) -> Arc<Self> {
+        Self::made(client, false)
+    }
+
+    fn made(client: Client, watched: bool) -> Arc<Self> {
         let stop = CancellationToken::new();
-        Arc::new(Self { client, by_type: Mutex::default(), _stop_on_drop: stop.clone().drop_guard(), stop })
+        Arc::new(Self { client, by_type: Mutex::default(), watched, _stop_on_drop: stop.clone().drop_guard(), stop })
     }
 
     /// The client that the caches use.
@@ -351,6 +362,9 @@ impl SharedCaches {
         let cache = Arc::new(Cache::<K>::default());
         let entry = Entry { cache: cache.clone(), kind: K::kind(&()).into_owned(), synced: cache.synced.subscribe() };
         by_type.insert(key, entry);
+        if !self.watched {
+            return cache;
+        }
         let (api, stop, filled) = (Api::all(self.client.clone()), self.stop.clone(), cache.clone());
         tokio::spawn(async move { filled.run(api, config, stop).await });
         cache

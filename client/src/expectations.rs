@@ -34,8 +34,15 @@ impl<K: Clone + Eq + Hash> Default for Expectations<K> {
 impl<K: Clone + Eq + Hash> Expectations<K> {
     /// Whether everything that was done has been seen, so that the cache can be trusted for this key.
     pub fn satisfied(&self, key: &K) -> bool {
+        self.wait(key).is_none()
+    }
+
+    /// How much longer the cache is not trusted for this key unless what is expected shows. Nothing, if it is trusted. What a watch never told of
+    /// shows in nothing, so the reconciler has to look again then by itself.
+    pub fn wait(&self, key: &K) -> Option<Duration> {
         let expected = self.expected.lock();
-        expected.get(key).is_none_or(|e| (e.creations <= 0 && e.deletions.is_empty()) || e.since.elapsed() >= TIMEOUT)
+        let open = expected.get(key).filter(|e| e.creations > 0 || !e.deletions.is_empty())?;
+        TIMEOUT.checked_sub(open.since.elapsed()).filter(|left| !left.is_zero())
     }
 
     /// So many objects are about to be created, and those with these UIDs to be deleted. Replaces what was expected before.
@@ -75,7 +82,7 @@ mod tests {
         assert!(expectations.satisfied(&"rs"));
         expectations.expect(&"rs", 2, []);
         expectations.creation_observed(&"rs");
-        assert!(!expectations.satisfied(&"rs"));
+        assert_eq!(expectations.wait(&"rs"), Some(TIMEOUT));
         tokio::time::advance(TIMEOUT).await;
         assert!(expectations.satisfied(&"rs"));
     }

@@ -13,6 +13,7 @@
 //! (`kube::Api` is that).
 
 pub mod cache;
+pub mod clock;
 pub mod connection;
 pub mod election;
 pub mod events;

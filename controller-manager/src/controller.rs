@@ -1,6 +1,7 @@
 //! What a controller is, and the loop that runs one.
 
 use crate::ops::{Executor, is_conflict};
+use client::clock::Clock;
 use client::{Cache, Change, ObjectKey, SharedCaches, WorkQueue};
 use futures::future::BoxFuture;
 use kube::Resource;
@@ -21,6 +22,8 @@ pub struct Context {
     pub executor: Executor,
     /// Flags that some controllers need.
     pub settings: Arc<Settings>,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 /// Flags that some controllers need.

@@ -100,15 +100,15 @@ pub fn new<O: Resource<DynamicType = ()>>(
     }
 }
 
-/// The revisions to delete: the oldest of those that nobody uses, but for `limit`.
+/// The revisions to delete: the oldest of those that nobody uses, but for so many.
 pub fn surplus(
     revisions: &[Arc<ControllerRevision>],
     is_used: impl Fn(&ControllerRevision) -> bool,
-    limit: i32,
+    kept: usize,
 ) -> Vec<Arc<ControllerRevision>> {
     let mut unused: Vec<_> = revisions.iter().filter(|revision| !is_used(revision)).cloned().collect();
     sort(&mut unused);
-    unused.truncate(unused.len().saturating_sub(usize::try_from(limit).unwrap_or(0)));
+    unused.truncate(unused.len().saturating_sub(kept));
     unused
 }
 

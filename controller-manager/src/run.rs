@@ -6,6 +6,7 @@ use crate::controllers::names::{ABSENT, canonical};
 use crate::controllers::{TABLE, is_wanted};
 use crate::ops::Executor;
 use client::SharedCaches;
+use client::clock::Clock;
 use client::election::{self, Candidate};
 use client::serving::{self, Observable};
 use kube::Client;
@@ -96,7 +97,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             _ => client.clone(),
         };
         let executor = Executor::new(client, row.component);
-        match (row.make)(Context { caches: caches.clone(), executor, settings: settings.clone() }) {
+        match (row.make)(Context { caches: caches.clone(), executor, settings: settings.clone(), clock: Clock::Wall }) {
             Some(controller) => made.push((row.name, controller, Keys::default())),
             None => tracing::info!(controller = row.name, "not started: a flag that it needs is not given"),
         }

@@ -20,7 +20,6 @@
 
 pub mod agent;
 pub mod certificate;
-pub mod clock;
 pub mod config;
 pub mod container;
 pub mod flags;
@@ -37,6 +36,8 @@ pub mod server;
 pub mod source;
 pub mod status_manager;
 pub mod volume;
+
+pub use client::clock;
 
 use flags::{Command, Flags};
 use tokio_util::sync::CancellationToken;

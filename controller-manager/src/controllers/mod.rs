@@ -4,7 +4,9 @@ pub mod bootstrap;
 pub mod certificates;
 pub mod cluster_role_aggregation;
 pub mod cron_job;
+pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
@@ -147,6 +149,18 @@ pub const TABLE: &[Row] = &[
         component: "statefulset-controller",
         account: Some("statefulset-controller"),
         make: |context| Some(Arc::new(stateful_set::StatefulSetController::new(context))),
+    },
+    Row {
+        name: "daemonset-controller",
+        component: "daemonset-controller",
+        account: Some("daemon-set-controller"),
+        make: |context| Some(Arc::new(daemon_set::DaemonSetController::new(context))),
+    },
+    Row {
+        name: "disruption-controller",
+        component: "controllermanager",
+        account: Some("disruption-controller"),
+        make: |context| Some(Arc::new(disruption::DisruptionController::new(context))),
     },
     Row {
         name: "job-controller",

@@ -170,7 +170,7 @@ impl NodeLifecycleController {
             self.health.lock().remove(&key.name);
             return Ok(None);
         };
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let grace = if condition(&node, "Ready").is_some() { GRACE } else { STARTUP_GRACE };
         let (silence, stopped) = self.observe(&node);
         let mut ops = Vec::new();

@@ -46,7 +46,7 @@ impl PodGarbageCollector {
         let Some(pod) = self.pods.get(key) else { return Ok(None) };
         let node = pods::node_name(&pod).map(|name| ObjectKey::new("", name));
         let orphaned = node.as_ref().is_some_and(|node| self.nodes.get(node).is_none());
-        let ops = plan(&pod, orphaned, Timestamp::now());
+        let ops = plan(&pod, orphaned, self.context.clock.now());
         if orphaned && !ops.is_empty() {
             // The cache may be behind: only the apiserver can say that a node is gone.
             let api: kube::Api<Node> = kube::Api::all(self.context.executor.client().clone());

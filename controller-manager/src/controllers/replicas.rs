@@ -237,17 +237,17 @@ impl<R: Replicated> ReplicasController<R> {
             self.expectations.forget(key);
             return Ok(None);
         };
-        let fresh = self.expectations.satisfied(key);
+        let wait = self.expectations.wait(key);
         let no_labels = Labels::new();
         let matches = |pod: &Pod| owner.selects(pod.metadata.labels.as_ref().unwrap_or(&no_labels));
         let claimed = claim(owner.as_ref(), &candidates(&self.pods, owner.as_ref()), None, matches);
         // What is adopted counts at once: or a ReplicaSet for pods that are there already would first create all of them anew.
         let owned = claimed.settle(&self.context.executor, owner.as_ref()).await?;
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
         let mut failed = None;
         let mut failure = None;
-        if fresh && owner.meta().deletion_timestamp.is_none() {
+        if wait.is_none() && owner.meta().deletion_timestamp.is_none() {
             let changes = plan(owner.as_ref(), &active, &self.related(owner.as_ref(), &active), now);
             if changes != Changes::default() {
                 let reason = if changes.create.is_empty() { "FailedDelete" } else { "FailedCreate" };
@@ -265,7 +265,7 @@ impl<R: Replicated> ReplicasController<R> {
             let updated = owner.with_status(status);
             self.context.executor.apply(vec![Op::send(Request::replace_status(&updated).tolerating(&[404]))]).await?;
         }
-        failed.map_or(Ok(soon), |error| Err(error.into()))
+        failed.map_or(Ok(soon.into_iter().chain(wait).min()), |error| Err(error.into()))
     }
 
     /// The pods of all owners that have the same controller: one Deployment's ReplicaSets.

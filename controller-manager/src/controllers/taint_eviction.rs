@@ -6,10 +6,11 @@ use super::pod_garbage_collector::{BY_NODE, node_of};
 use crate::controller::{Context, Controller, Keys};
 use crate::ops::{DeleteOptions, Op, PatchKind, Request};
 use crate::pods;
+use api::scheduling::tolerates;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use std::sync::Arc;
@@ -25,19 +26,6 @@ pub struct TaintEvictionController {
 fn evicting(node: &Node) -> Vec<&Taint> {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
     taints.iter().filter(|taint| taint.effect == "NoExecute").collect()
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match text(&toleration.operator).as_str() {
-        "Exists" => true,
-        "" | "Equal" => !key.is_empty() && text(&toleration.value) == taint.value.clone().unwrap_or_default(),
-        _ => false,
-    }
 }
 
 /// When the pod has to go; `None` if it may stay for ever.
@@ -123,7 +111,7 @@ impl Controller for TaintEvictionController {
             let Some(pod) = self.pods.get(key) else { return Ok(None) };
             let node = pods::node_name(&pod).and_then(|node| self.nodes.get(&ObjectKey::new("", node)));
             let Some(node) = node else { return Ok(None) };
-            Ok(self.context.executor.apply(plan(&pod, &evicting(&node), Timestamp::now())).await?)
+            Ok(self.context.executor.apply(plan(&pod, &evicting(&node), self.context.clock.now())).await?)
         })
     }
 }

@@ -47,11 +47,11 @@ impl TtlAfterFinishedController {
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(job) = self.jobs.get(key) else { return Ok(None) };
-        let mut op = plan(&job, Timestamp::now());
+        let mut op = plan(&job, self.context.clock.now());
         if let Some(Op::Send(_)) = op {
             // The time may have been prolonged, which the cache need not know yet.
             let api: Api<Job> = Api::namespaced(self.context.executor.client().clone(), &key.namespace);
-            op = api.get_opt(&key.name).await?.and_then(|fresh| plan(&fresh, Timestamp::now()));
+            op = api.get_opt(&key.name).await?.and_then(|fresh| plan(&fresh, self.context.clock.now()));
         }
         Ok(self.context.executor.apply(op.into_iter().collect()).await?)
     }

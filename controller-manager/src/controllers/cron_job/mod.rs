@@ -9,7 +9,6 @@ use crate::ops::{DeleteOptions, Op, Propagation, Request, namespace_is_terminati
 use crate::written::Written;
 use client::{Cache, ObjectKey};
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use kube::Api;
 use std::sync::Arc;
@@ -40,7 +39,7 @@ impl CronJobController {
         let executor = &self.context.executor;
         let jobs = self.jobs.owned_by(cron_job.metadata.uid.as_deref().unwrap_or_default());
         let missing = self.missing(&cron_job, &jobs).await?;
-        let mut plan = plan::plan(&cron_job, &jobs, &missing, Timestamp::now());
+        let mut plan = plan::plan(&cron_job, &jobs, &missing, self.context.clock.now());
         executor.apply(plan.events).await?;
         for entry in plan.replace {
             self.delete(&cron_job, &ObjectKey::new(&key.namespace, entry.name.unwrap_or_default()), entry.uid).await?;

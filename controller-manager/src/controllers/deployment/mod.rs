@@ -13,7 +13,6 @@ use crate::ops::{Op, Request};
 use crate::pods;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -59,7 +58,7 @@ impl DeploymentController {
             let pods = self.pods.owned_by(set.metadata.uid.as_deref().unwrap_or_default());
             pods.iter().any(|pod| !pods::is_finished(pod))
         };
-        let Plan { ops, created, mut status_of } = plan::plan(&deployment, &owned, &pods_left, Timestamp::now());
+        let Plan { ops, created, mut status_of } = plan::plan(&deployment, &owned, &pods_left, self.context.clock.now());
         if let Some(new) = created
             && let Err(error) = executor.send(Request::create(new.as_ref())).await
         {
@@ -97,7 +96,7 @@ impl DeploymentController {
                 let message = format!("Failed to create new replica set \"{name}\": {}", children::text(&error));
                 let mut ops = vec![Op::warning(deployment, "ReplicaSetCreateError", message.clone())];
                 if let Some(failed) = failed {
-                    ops.push(Op::send(Request::replace_status(&status::creation_failed(*failed, &message, Timestamp::now()))));
+                    ops.push(Op::send(Request::replace_status(&status::creation_failed(*failed, &message, self.context.clock.now()))));
                 }
                 self.context.executor.apply(ops).await?;
                 Err(error.into())

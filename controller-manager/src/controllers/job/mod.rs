@@ -23,7 +23,6 @@ use backoff::Backoff;
 use client::events::reference;
 use client::{Cache, Change, Expectations, ObjectKey};
 use futures::future::{BoxFuture, join_all};
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
@@ -114,7 +113,7 @@ impl JobController {
             self.context.executor.apply(vec![Op::warning(job.as_ref(), "UnknownCompletionMode", message)]).await?;
             return Ok(None);
         }
-        let fresh = self.expectations.satisfied(key);
+        let wait = self.expectations.wait(key);
         let selector = plan::spec(&job).selector.clone().unwrap_or_default();
         let claimed = claim(job.as_ref(), &candidates(&self.pods, job.as_ref()), Some(TRACKING), |pod: &Pod| {
             api::validation::labels::matches(&selector, pod.metadata.labels.as_ref())
@@ -125,8 +124,8 @@ impl JobController {
             pods: &pods,
             removing: self.removing.lock().get(key).cloned().unwrap_or_default(),
             backoff: self.backoffs.lock().get(key).copied().unwrap_or_default(),
-            fresh,
-            now: Timestamp::now(),
+            fresh: wait.is_none(),
+            now: self.context.clock.now(),
         };
         let mut decision = look.decide();
         let (done, failure) = self.carry_out(key, &look, &mut decision).await;
@@ -134,7 +133,10 @@ impl JobController {
         self.backoffs.lock().insert(key.clone(), decision.backoff);
         match failure {
             Some(error) => Err(error.into()),
-            None => Ok(decision.after.map(|after| Duration::try_from(after).unwrap_or_default() + Duration::from_millis(1))),
+            None => {
+                let after = decision.after.map(|after| Duration::try_from(after).unwrap_or_default() + Duration::from_millis(1));
+                Ok(after.into_iter().chain(wait).min())
+            }
         }
     }
 

@@ -78,7 +78,8 @@ pub fn clean_up(set: &StatefulSet, all: &[Arc<ControllerRevision>], history: &Hi
             || name == history.update.metadata.name.as_deref()
             || pods.iter().any(|pod| revision(pod) == name)
     };
-    revisions::surplus(all, is_used, spec(set).revision_history_limit.unwrap_or(10))
+    let kept = usize::try_from(spec(set).revision_history_limit.unwrap_or(10)).unwrap_or(0);
+    revisions::surplus(all, is_used, kept)
         .iter()
         .map(|gone| {
             let options = DeleteOptions { uid: gone.metadata.uid.clone(), ..DeleteOptions::default() };

@@ -20,7 +20,6 @@ use crate::written::Written;
 use client::events::{EventType, reference};
 use client::{Cache, Change, Expectations, ObjectKey};
 use futures::future::{BoxFuture, join_all};
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use plan::{Act, Look, Step};
@@ -65,7 +64,7 @@ impl StatefulSetController {
             return Ok(None);
         }
         let (set, executor) = (set.as_ref(), &self.context.executor);
-        let fresh = self.expectations.satisfied(key);
+        let wait = self.expectations.wait(key);
         let revisions = self.own_revisions(set).await?;
         let claimed = claim(set, &candidates(&self.pods, set), None, |pod: &Pod| selects(set, pod));
         let pods = claimed.settle(executor, set).await?;
@@ -79,10 +78,10 @@ impl StatefulSetController {
             current: &history.current,
             update: &history.update,
             collisions: history.collisions,
-            now: Timestamp::now(),
+            now: self.context.clock.now(),
         };
         let mut planned = plan::plan(look);
-        if !fresh {
+        if wait.is_some() {
             planned.steps.clear();
         }
         let done = self.take(key, set, planned.steps).await;
@@ -95,7 +94,7 @@ impl StatefulSetController {
         }
         done?;
         executor.apply(history::clean_up(set, &revisions, &history, &pods)).await?;
-        Ok(planned.soon)
+        Ok(planned.soon.into_iter().chain(wait).min())
     }
 
     /// The revisions that belong to a set. Those that nobody controls any more are adopted; none is let go.

@@ -1,12 +1,12 @@
-//! The clock, which is a parameter wherever time decides something about a pod: back-off, deadlines, what statuses say.
+//! The clock, which is a parameter wherever time decides something: back-off, deadlines, what statuses say.
 //!
-//! A node reads the wall clock. A simulation reads tokio's, which a test can pause: hours of back-off then pass in milliseconds, and every run
+//! A component reads the wall clock. A simulation reads tokio's, which a test can pause: hours of back-off then pass in milliseconds, and every run
 //! of a seed is the same.
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Where a node reads the time.
+/// Where a component reads the time.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Clock {
     /// The machine's.
