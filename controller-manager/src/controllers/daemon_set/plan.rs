@@ -45,6 +45,8 @@ pub struct Plan {
 }
 
 type ByNode<'a> = BTreeMap<&'a str, Vec<&'a Arc<Pod>>>;
+/// The new pod of a node, and its old one.
+type Versions<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
 
 /// The pods by the nodes that they are meant for, the oldest of a node first. Those that have ended and are being deleted are others' business.
 fn by_node<'a>(look: &Look<'a>) -> ByNode<'a> {
@@ -166,7 +168,7 @@ fn superseded<'a>(look: &Look<'_>, running: &[&'a Arc<Pod>]) -> Vec<&'a Arc<Pod>
 }
 
 /// The pods of a node that are not being deleted: `None` if there are several of one version.
-fn versions<'a>(look: &Look<'_>, pods: &[&'a Arc<Pod>]) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+fn versions<'a>(look: &Look<'_>, pods: &[&'a Arc<Pod>]) -> Option<Versions<'a>> {
     let (mut new, mut old) = (None, None);
     for pod in pods.iter().filter(|pod| !pods::is_terminating(pod)) {
         let slot = if is_updated(look.set, pod, look.hashes) { &mut new } else { &mut old };
