@@ -208,6 +208,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     .await
     .context("starting the server")?;
     tasks.spawn(serving);
+    if let Some(port) = u16::try_from(settings.healthz_port).ok().filter(|port| *port > 0) {
+        tasks.spawn(server::healthz_in_the_clear(settings.healthz_bind_address.clone(), port, stop.clone()));
+    }
 
     let mirrors = client.clone().map(|c| Mirrors::new(c, &name));
     let (statics_read, mut statics_ready) = watch::channel(settings.static_pod_path.is_empty());

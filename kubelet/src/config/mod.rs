@@ -264,6 +264,7 @@ pub struct ShutdownGracePeriod {
 const WITHOUT_EFFECT: &[&str] = &[
     "cpuManagerPolicy",
     "enableContentionProfiling",
+    "enableSystemLogQuery",
     "imagePullCredentialsVerificationPolicy",
     "imageServiceEndpoint",
     "kernelMemcgNotification",
@@ -274,6 +275,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "qosReserved",
+    "readOnlyPort",
     "reservedMemory",
     "reservedSystemCPUs",
     "staticPodURL",

@@ -19,8 +19,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the API server's word holds (upstream: 5 min for yes, 30 s for no, 2 min for tokens; the shortest serves all).
-const KEEP: Duration = Duration::from_secs(30);
 /// How many answers are kept. Callers are few: the API server and monitoring.
 const MAX_KEPT: usize = 1024;
 
@@ -42,22 +40,24 @@ pub struct Authorizer {
     anonymous: bool,
     tokens: bool,
     always_allow: bool,
+    /// How long the API server's word holds: on a token, a yes, a no.
+    keep: (Duration, Duration, Duration),
     reviewed: Mutex<HashMap<String, (Instant, Option<Caller>)>>,
     allowed: Mutex<HashMap<Question, (Instant, bool)>>,
 }
 
-/// What a request is about: upstream maps paths to subresources of `nodes`.
-fn subresource(path: &str) -> &'static str {
+/// What a request is about: upstream maps paths to subresources of `nodes`. Whoever may do any of them, may.
+fn subresources(path: &str) -> &'static [&'static str] {
     let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
     match first {
-        "stats" => "stats",
-        "metrics" => "metrics",
-        "logs" => "log",
-        "checkpoint" => "checkpoint",
-        "healthz" => "healthz",
-        "pods" | "runningpods" => "pods",
-        "configz" => "configz",
-        _ => "proxy",
+        "stats" => &["stats"],
+        "metrics" => &["metrics"],
+        "logs" => &["log"],
+        "checkpoint" => &["checkpoint"],
+        "healthz" => &["healthz", "proxy"],
+        "pods" | "runningpods" => &["pods", "proxy"],
+        "configz" => &["configz", "proxy"],
+        _ => &["proxy"],
     }
 }
 
@@ -83,6 +83,11 @@ impl Authorizer {
             anonymous: settings.authentication.anonymous.enabled,
             tokens: settings.authentication.webhook.enabled,
             always_allow: settings.authorization.mode == "AlwaysAllow",
+            keep: (
+                settings.authentication.webhook.cache_ttl.get(),
+                settings.authorization.webhook.cache_authorized_ttl.get(),
+                settings.authorization.webhook.cache_unauthorized_ttl.get(),
+            ),
             reviewed: Mutex::default(),
             allowed: Mutex::default(),
         }
@@ -101,7 +106,7 @@ impl Authorizer {
     }
 
     async fn review(&self, token: &str) -> Option<Caller> {
-        let kept = self.reviewed.lock().get(token).filter(|(at, _)| at.elapsed() < KEEP).map(|(_, caller)| caller.clone());
+        let kept = self.reviewed.lock().get(token).filter(|(at, _)| at.elapsed() < self.keep.0).map(|(_, caller)| caller.clone());
         if let Some(caller) = kept {
             return caller;
         }
@@ -130,7 +135,8 @@ impl Authorizer {
             return true;
         }
         let key = (caller.clone(), verb.to_owned(), subresource);
-        if let Some((_, allowed)) = self.allowed.lock().get(&key).filter(|(at, _)| at.elapsed() < KEEP) {
+        let fresh = |(at, allowed): &&(Instant, bool)| at.elapsed() < if *allowed { self.keep.1 } else { self.keep.2 };
+        if let Some((_, allowed)) = self.allowed.lock().get(&key).filter(fresh) {
             return *allowed;
         }
         let Some(client) = self.client.clone() else { return false };
@@ -173,13 +179,16 @@ pub async fn guard(State(shared): State<Shared>, request: Request, next: Next) -
     let Some(caller) = shared.authorizer.who(&certificate, request.headers()).await else {
         return (StatusCode::UNAUTHORIZED, "Unauthorized").into_response();
     };
-    let (verb, subresource) = (verb(request.method()), subresource(request.uri().path()));
+    let (verb, subresources) = (verb(request.method()), subresources(request.uri().path()));
     let node = shared.workers.node().facts.name.clone();
-    if !shared.authorizer.may(&caller, &node, verb, subresource).await {
-        let text = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])", caller.user);
-        return (StatusCode::FORBIDDEN, text).into_response();
+    for subresource in subresources {
+        if shared.authorizer.may(&caller, &node, verb, subresource).await {
+            return next.run(request).await;
+        }
     }
-    next.run(request).await
+    let all = subresources.join(" ");
+    let text = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{all}])", caller.user);
+    (StatusCode::FORBIDDEN, text).into_response()
 }
 
 #[cfg(test)]
@@ -188,10 +197,15 @@ mod tests {
 
     #[test]
     fn paths_and_methods_are_what_rbac_knows_them_as() {
-        for (path, want) in
-            [("/metrics/resource", "metrics"), ("/stats/summary", "stats"), ("/exec/a/b/c", "proxy"), ("/pods", "pods"), ("/", "proxy")]
-        {
-            assert_eq!(subresource(path), want, "{path}");
+        for (path, want) in [
+            ("/metrics/resource", "metrics"),
+            ("/stats/summary", "stats"),
+            ("/logs/syslog", "log"),
+            ("/exec/a/b/c", "proxy"),
+            ("/pods", "pods proxy"),
+            ("/", "proxy"),
+        ] {
+            assert_eq!(subresources(path).join(" "), want, "{path}");
         }
         assert_eq!((verb(&Method::POST), verb(&Method::GET)), ("create", "get"));
     }

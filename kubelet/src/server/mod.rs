@@ -4,27 +4,33 @@
 //! server reviews; what they may do the API server decides, too. Only `/healthz` is open to all.
 
 pub mod authorize;
+pub mod cadvisor;
+pub mod exposition;
+pub mod files;
 pub mod logs;
+pub mod metrics;
 pub mod spdy;
 pub mod stats;
 pub mod streams;
 pub mod tls;
 
-use crate::{config::KubeletConfiguration, pod::workers::Workers};
+use crate::{config::KubeletConfiguration, container::identity, pod::workers::Workers};
 use anyhow::Context;
 use axum::{
     Router,
-    extract::State,
+    extract::{Path, State},
+    http::StatusCode,
     middleware,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use k8s_cri::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 use kube::Client;
-use std::{future::Future, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::HashMap, future::Future, net::SocketAddr, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -57,6 +63,8 @@ pub struct Shared {
     pub authorizer: Arc<authorize::Authorizer>,
     /// The configuration, for `/configz`.
     pub configz: Arc<serde_json::Value>,
+    /// Whether the machine's own logs are shown.
+    pub system_logs: bool,
 }
 
 /// Binds the port and answers with it and the task that serves.
@@ -70,6 +78,7 @@ pub async fn start(options: Options<'_>) -> anyhow::Result<(u16, Pin<Box<dyn Fut
         workers: options.workers,
         authorizer: Arc::new(authorize::Authorizer::new(options.client, settings)),
         configz: Arc::new(serde_json::json!({"kubeletconfig": settings.shown()})),
+        system_logs: settings.enable_system_log_handler,
     };
     let router = router(shared);
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
@@ -115,7 +124,10 @@ fn router(shared: Shared) -> Router {
     let guarded = Router::new()
         .route("/configz", get(|State(shared): State<Shared>| async move { axum::Json(shared.configz.as_ref().clone()) }))
         .route("/pods", get(pods))
-        .route("/runningpods/", get(pods))
+        .route("/runningpods/", get(running_pods))
+        .route("/checkpoint/{namespace}/{pod}/{container}", post(checkpoint))
+        .route("/logs/", get(files::top))
+        .route("/logs/{*path}", get(files::below))
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs::serve))
         .route("/exec/{namespace}/{pod}/{container}", get(streams::exec).post(streams::exec))
         .route("/attach/{namespace}/{pod}/{container}", get(streams::attach).post(streams::attach))
@@ -123,7 +135,8 @@ fn router(shared: Shared) -> Router {
         .route("/run/{namespace}/{pod}/{container}", post(streams::run))
         .route("/stats/summary", get(stats::summary))
         .route("/metrics/resource", get(stats::resource_metrics))
-        .route("/metrics", get(stats::metrics))
+        .route("/metrics/cadvisor", get(cadvisor::serve))
+        .route("/metrics", get(metrics::serve))
         .layer(middleware::from_fn_with_state(shared.clone(), authorize::guard));
     let open = Router::new().route("/healthz", get(healthz)).route("/healthz/ping", get(healthz));
     open.merge(guarded).with_state(shared)
@@ -136,4 +149,96 @@ async fn healthz() -> impl IntoResponse {
 async fn pods(State(shared): State<Shared>) -> impl IntoResponse {
     let items: Vec<_> = shared.workers.pods().iter().map(|p| serde_json::to_value(p.as_ref()).unwrap_or_default()).collect();
     axum::Json(serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+}
+
+/// What runs, as the runtime knows it: names, UIDs, containers and their images.
+async fn running_pods(State(shared): State<Shared>) -> Response {
+    let node = shared.workers.node();
+    let listed = tokio::try_join!(node.runtime.list_sandboxes(&[]), node.runtime.list_containers(&[]));
+    match listed {
+        Ok((sandboxes, containers)) => axum::Json(running(&sandboxes, &containers)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn running(sandboxes: &[PodSandbox], containers: &[Container]) -> serde_json::Value {
+    let label = |labels: &HashMap<String, String>, key: &str| labels.get(key).cloned().unwrap_or_default();
+    let ready = sandboxes.iter().filter(|s| s.state == PodSandboxState::SandboxReady as i32);
+    let items: Vec<_> = ready
+        .map(|sandbox| {
+            let own = containers.iter().filter(|c| c.pod_sandbox_id == sandbox.id && c.state == ContainerState::ContainerRunning as i32);
+            let own: Vec<_> = own
+                .map(|c| {
+                    let image = c.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
+                    serde_json::json!({"name": label(&c.labels, identity::CONTAINER_NAME), "image": image, "resources": {}})
+                })
+                .collect();
+            serde_json::json!({
+                "metadata": {
+                    "name": label(&sandbox.labels, identity::POD_NAME),
+                    "namespace": label(&sandbox.labels, identity::POD_NAMESPACE),
+                    "uid": label(&sandbox.labels, identity::POD_UID),
+                },
+                "spec": {"containers": own},
+                "status": {},
+            })
+        })
+        .collect();
+    serde_json::json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
+}
+
+/// Freezing a container into a file: no runtime behind the trait does it yet, and the answer is what upstream gives for such a runtime.
+async fn checkpoint(State(shared): State<Shared>, Path((namespace, pod, container)): Path<(String, String, String)>) -> Response {
+    let Some(found) = shared.workers.pod(&namespace, &pod) else {
+        return (StatusCode::NOT_FOUND, "pod does not exist").into_response();
+    };
+    let named = found.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten())).any(|c| c.name == container);
+    if !named {
+        return (StatusCode::NOT_FOUND, format!("container {container} does not exist")).into_response();
+    }
+    let why = "rpc error: code = Unimplemented desc = method CheckpointContainer not implemented";
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("checkpointing of {namespace}/{pod}/{container} failed ({why})")).into_response()
+}
+
+/// Serves `/healthz` in the clear for whoever watches over the process (`healthzPort`). A port that is taken is no reason not to be a node.
+pub async fn healthz_in_the_clear(address: String, port: u16, stop: CancellationToken) {
+    let listener = match TcpListener::bind((address.as_str(), port)).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%address, port, %error, "no server for /healthz");
+            return;
+        }
+    };
+    let router = Router::new().route("/healthz", get(healthz)).route("/healthz/ping", get(healthz));
+    let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await;
+    if let Err(error) = served {
+        tracing::warn!(%error, "the server for /healthz ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_pods_are_the_runtimes() {
+        let labels = |name: &str| {
+            HashMap::from([(identity::POD_NAME.to_owned(), "p".to_owned()), (identity::CONTAINER_NAME.to_owned(), name.to_owned())])
+        };
+        let sandbox =
+            |id: &str, state: PodSandboxState| PodSandbox { id: id.into(), state: state as i32, labels: labels(""), ..Default::default() };
+        let container = |name: &str, sandbox: &str, state: ContainerState| Container {
+            pod_sandbox_id: sandbox.into(),
+            state: state as i32,
+            labels: labels(name),
+            ..Default::default()
+        };
+        let list = running(
+            &[sandbox("a", PodSandboxState::SandboxReady), sandbox("b", PodSandboxState::SandboxNotready)],
+            &[container("c", "a", ContainerState::ContainerRunning), container("d", "a", ContainerState::ContainerExited)],
+        );
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(1));
+        assert_eq!((&list["items"][0]["metadata"]["name"], &list["items"][0]["spec"]["containers"][0]["name"]), (&"p".into(), &"c".into()));
+        assert_eq!(list["items"][0]["spec"]["containers"].as_array().map(Vec::len), Some(1));
+    }
 }

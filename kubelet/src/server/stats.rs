@@ -1,176 +1,153 @@
-//! What monitoring reads: `/stats/summary`, `/metrics/resource` and `/metrics` (upstream: `pkg/kubelet/server/stats`, `pkg/kubelet/metrics`).
-//!
-//! Numbers of containers are the runtime's; the node's come from `/proc`. Left out: file systems, networks and upstream's many internal histograms.
+//! What monitoring reads of pods and the node: `/stats/summary` and `/metrics/resource` (upstream: `pkg/kubelet/server/stats`,
+//! `pkg/kubelet/metrics/collectors/resource_metrics.go`). The figures are [`crate::node::usage`]'s.
 
-use super::Shared;
-use crate::container::identity::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
+use super::{
+    Shared,
+    exposition::{Exposition, Kind},
+};
+use crate::node::usage::{
+    collect::{self, Detail},
+    summary::{ContainerStats, Cpu, Memory, PodStats, Summary},
+};
 use axum::{
-    extract::State,
+    extract::{Query, State},
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
-use k8s_cri::v1::ContainerStats;
-use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt::Write};
+use std::collections::HashMap;
 
-/// One container's use.
-struct Usage {
-    labels: BTreeMap<&'static str, String>,
-    at: i64,
-    cpu_nanoseconds: u64,
-    cpu_nanocores: Option<u64>,
-    memory: u64,
+/// The figures, or the answer to give without them.
+pub async fn usage(shared: &Shared, detail: Detail) -> Result<Summary, Box<Response>> {
+    let workers = &shared.workers;
+    let collected = collect::collect(workers.node(), &workers.active(), detail).await;
+    collected.map_err(|error| Box::new((StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {error}")).into_response()))
 }
 
-fn usage(stats: &ContainerStats) -> Option<Usage> {
-    let labels = &stats.attributes.as_ref()?.labels;
-    let label = |key: &str| labels.get(key).cloned().unwrap_or_default();
-    let cpu = stats.cpu.as_ref();
-    Some(Usage {
-        labels: BTreeMap::from([
-            ("container", label(CONTAINER_NAME)),
-            ("namespace", label(POD_NAMESPACE)),
-            ("pod", label(POD_NAME)),
-            ("uid", label(POD_UID)),
-        ]),
-        at: cpu.map_or(0, |c| c.timestamp),
-        cpu_nanoseconds: cpu.and_then(|c| c.usage_core_nano_seconds.as_ref()).map_or(0, |v| v.value),
-        cpu_nanocores: cpu.and_then(|c| c.usage_nano_cores.as_ref()).map(|v| v.value),
-        memory: stats.memory.as_ref().and_then(|m| m.working_set_bytes.as_ref()).map_or(0, |v| v.value),
-    })
-}
-
-async fn usages(shared: &Shared) -> Result<Vec<Usage>, Response> {
-    let stats = shared.workers.node().runtime.container_stats().await;
-    let stats = stats.map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response())?;
-    // Containers that have ended have no numbers.
-    Ok(stats.iter().filter_map(usage).filter(|u| u.at > 0).collect())
-}
-
-fn rfc3339(nanoseconds: i64) -> String {
-    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
-}
-
-/// CPU time of the whole machine in nanoseconds, and its used memory in bytes.
-fn machine_use() -> (u64, u64) {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    // The kernel counts in hundredths of a second for user space, whatever its own clock.
-    let ticks: u64 = read("/proc/stat").lines().next().map_or(0, |line| {
-        let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
-        fields.iter().enumerate().filter(|(i, _)| *i != 3 && *i != 4 && *i < 8).map(|(_, v)| v).sum()
-    });
-    let meminfo = read("/proc/meminfo");
-    let kib = |key: &str| {
-        let line = meminfo.lines().find_map(|l| l.strip_prefix(key));
-        line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0)
-    };
-    (ticks * 10_000_000, (kib("MemTotal:").saturating_sub(kib("MemAvailable:"))) * 1024)
-}
-
-/// `/stats/summary`.
-pub async fn summary(State(shared): State<Shared>) -> Response {
-    let usages = match usages(&shared).await {
-        Ok(usages) => usages,
-        Err(refusal) => return refusal,
-    };
-    let now = Timestamp::now().to_string();
-    let mut pods: BTreeMap<String, Value> = BTreeMap::new();
-    for usage in &usages {
-        let label = |key: &str| usage.labels.get(key).cloned().unwrap_or_default();
-        let time = rfc3339(usage.at);
-        let pod = pods.entry(label("uid")).or_insert_with(|| {
-            json!({"podRef": {"name": label("pod"), "namespace": label("namespace"), "uid": label("uid")}, "startTime": time, "containers": []})
-        });
-        let container = json!({
-            "name": label("container"),
-            "startTime": time,
-            "cpu": {"time": time, "usageCoreNanoSeconds": usage.cpu_nanoseconds, "usageNanoCores": usage.cpu_nanocores},
-            "memory": {"time": time, "workingSetBytes": usage.memory},
-        });
-        if let Some(containers) = pod["containers"].as_array_mut() {
-            containers.push(container);
-        }
+/// `/stats/summary`, and `?only_cpu_and_memory=true`.
+pub async fn summary(State(shared): State<Shared>, Query(query): Query<HashMap<String, String>>) -> Response {
+    let only = query.get("only_cpu_and_memory").is_some_and(|value| matches!(value.as_str(), "true" | "1"));
+    match usage(&shared, if only { Detail::Basic } else { Detail::All }).await {
+        Ok(summary) => axum::Json(summary.shown()).into_response(),
+        Err(answer) => *answer,
     }
-    let (cpu, memory) = machine_use();
-    let node = json!({
-        "nodeName": shared.workers.node().facts.name,
-        "startTime": now,
-        "cpu": {"time": now, "usageCoreNanoSeconds": cpu},
-        "memory": {"time": now, "workingSetBytes": memory},
-    });
-    axum::Json(json!({"node": node, "pods": pods.into_values().collect::<Vec<_>>()})).into_response()
 }
 
 /// `/metrics/resource`: what the metrics server reads.
 pub async fn resource_metrics(State(shared): State<Shared>) -> Response {
-    let usages = match usages(&shared).await {
-        Ok(usages) => usages,
-        Err(refusal) => return refusal,
-    };
-    resource_text(&usages, machine_use()).into_response()
+    match usage(&shared, Detail::Basic).await {
+        Ok(summary) => resource(&summary).into_response(),
+        Err(_) => {
+            let mut out = Exposition::default();
+            out.single("resource_scrape_error", Kind::Gauge, SCRAPE_ERROR, 1.0);
+            out.into_response()
+        }
+    }
 }
 
-fn resource_text(usages: &[Usage], node: (u64, u64)) -> String {
-    let mut out = String::new();
-    let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
-    let mut family = |name: &str, kind: &str, help: &str, rows: Vec<(String, String)>| {
-        // Writing into a String cannot fail.
-        let _ = writeln!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
-        for (labels, value) in rows {
-            let _ = writeln!(out, "{name}{labels} {value}");
-        }
+/// A time in milliseconds, as samples carry it.
+pub fn millis(time: &str) -> Option<i64> {
+    time.parse::<Timestamp>().ok().map(Timestamp::as_millisecond)
+}
+
+fn seconds(cpu: Option<&Cpu>) -> Option<(f64, Option<i64>)> {
+    let cpu = cpu?;
+    cpu.usage_core_nano_seconds.map(|nanos| (nanos as f64 / 1e9, millis(&cpu.time)))
+}
+
+fn working_set(memory: Option<&Memory>) -> Option<(f64, Option<i64>)> {
+    let memory = memory?;
+    memory.working_set_bytes.map(|bytes| (bytes as f64, millis(&memory.time)))
+}
+
+type Figure = Option<(f64, Option<i64>)>;
+
+fn resource(summary: &Summary) -> Exposition {
+    let mut out = Exposition::default();
+    let mut containers = |name: &str, kind: Kind, help: &str, figure: &dyn Fn(&ContainerStats) -> Figure| {
+        let all = summary.pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)));
+        let samples = all.filter_map(|(pod, container)| {
+            let (value, at) = figure(container)?;
+            let pod = &pod.pod_ref;
+            Some((vec![("container", container.name.as_str()), ("namespace", &pod.namespace), ("pod", &pod.name)], value, at))
+        });
+        out.family(name, kind, help, samples);
     };
-    let labels = |usage: &Usage| {
-        let label = |key: &str| usage.labels.get(key).cloned().unwrap_or_default();
-        format!("{{container={:?},namespace={:?},pod={:?}}}", label("container"), label("namespace"), label("pod"))
-    };
-    let rows = |value: &dyn Fn(&Usage) -> String| {
-        usages.iter().map(|u| (labels(u), format!("{} {}", value(u), u.at / 1_000_000))).collect::<Vec<_>>()
-    };
-    family(
+    containers(
         "container_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the container in core-seconds",
-        rows(&|u| seconds(u.cpu_nanoseconds).to_string()),
+        Kind::Counter,
+        "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+        &|c| seconds(c.cpu.as_ref()),
     );
-    family("container_memory_working_set_bytes", "gauge", "Current working set of the container in bytes", rows(&|u| u.memory.to_string()));
-    family(
+    containers("container_memory_working_set_bytes", Kind::Gauge, "[STABLE] Current working set of the container in bytes", &|c| {
+        working_set(c.memory.as_ref())
+    });
+    containers("container_start_time_seconds", Kind::Gauge, "[STABLE] Start time of the container since unix epoch in seconds", &|c| {
+        let start = millis(&c.start_time)?;
+        Some((start as f64 / 1000.0, None))
+    });
+    let mut pods = |name: &str, kind: Kind, help: &str, figure: &dyn Fn(&PodStats) -> Figure| {
+        let samples = summary.pods.iter().filter_map(|pod| {
+            let (value, at) = figure(pod)?;
+            Some((vec![("namespace", pod.pod_ref.namespace.as_str()), ("pod", &pod.pod_ref.name)], value, at))
+        });
+        out.family(name, kind, help, samples);
+    };
+    pods("pod_cpu_usage_seconds_total", Kind::Counter, "[STABLE] Cumulative cpu time consumed by the pod in core-seconds", &|p| {
+        seconds(p.cpu.as_ref())
+    });
+    pods("pod_memory_working_set_bytes", Kind::Gauge, "[STABLE] Current working set of the pod in bytes", &|p| {
+        working_set(p.memory.as_ref())
+    });
+    let mut node = |name: &str, kind: Kind, help: &str, figure: Figure| {
+        out.family(name, kind, help, figure.map(|(value, at)| (Vec::new(), value, at)));
+    };
+    let stats = &summary.node;
+    node(
         "node_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the node in core-seconds",
-        vec![(String::new(), seconds(node.0).to_string())],
+        Kind::Counter,
+        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+        seconds(stats.cpu.as_ref()),
     );
-    family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes", vec![(String::new(), node.1.to_string())]);
+    node(
+        "node_memory_working_set_bytes",
+        Kind::Gauge,
+        "[STABLE] Current working set of the node in bytes",
+        working_set(stats.memory.as_ref()),
+    );
+    let swap = stats.swap.as_ref().and_then(|s| Some((s.swap_usage_bytes? as f64, millis(&s.time))));
+    node("node_swap_usage_bytes", Kind::Gauge, "[ALPHA] Current swap usage of the node in bytes", swap);
+    out.single("resource_scrape_error", Kind::Gauge, SCRAPE_ERROR, 0.0);
     out
 }
 
-/// `/metrics`: the kubelet itself.
-pub async fn metrics(State(shared): State<Shared>) -> String {
-    let pods = shared.workers.pods();
-    let running = pods.iter().filter(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running")).count();
-    format!(
-        "# HELP kubelet_running_pods [ALPHA] Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge\n\
-         kubelet_running_pods {running}\n\
-         # HELP kubelet_desired_pods [ALPHA] The number of pods the kubelet is being instructed to run\n# TYPE kubelet_desired_pods gauge\n\
-         kubelet_desired_pods {}\n\
-         # HELP kubelet_node_name [ALPHA] The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\n\
-         kubelet_node_name{{node={:?}}} 1\n",
-        pods.len(),
-        shared.workers.node().facts.name,
-    )
-}
+const SCRAPE_ERROR: &str = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::usage::summary::PodReference;
 
     #[test]
     fn resource_metrics_have_upstreams_names_and_labels() {
-        let labels = BTreeMap::from([("container", "c".to_owned()), ("namespace", "ns".to_owned()), ("pod", "p".to_owned())]);
-        let text =
-            resource_text(&[Usage { labels, at: 5_000_000_000, cpu_nanoseconds: 1_500_000_000, cpu_nanocores: None, memory: 7 }], (0, 9));
-        assert!(text.contains("container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"p\"} 1.5 5000\n"), "{text}");
-        assert!(text.contains("node_memory_working_set_bytes 9\n"), "{text}");
+        let time = "1970-01-01T00:00:05Z".to_owned();
+        let cpu = Some(Cpu { time: time.clone(), usage_core_nano_seconds: Some(1_500_000_000), ..Default::default() });
+        let memory = Some(Memory { time: time.clone(), working_set_bytes: Some(9), ..Default::default() });
+        let container = ContainerStats { name: "c".into(), start_time: time, cpu: cpu.clone(), memory: None, ..Default::default() };
+        let reference = PodReference { name: "p".into(), namespace: "ns".into(), uid: "u".into() };
+        let pod = PodStats { pod_ref: reference, containers: vec![container], memory, ..Default::default() };
+        let mut summary = Summary { pods: vec![pod], ..Default::default() };
+        summary.node.cpu = cpu;
+        let text = resource(&summary).text();
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"p\"} 1.5 5000\n",
+            "container_start_time_seconds{container=\"c\",namespace=\"ns\",pod=\"p\"} 5\n",
+            "pod_memory_working_set_bytes{namespace=\"ns\",pod=\"p\"} 9 5000\n",
+            "node_cpu_usage_seconds_total 1.5 5000\n",
+            "resource_scrape_error 0\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(!text.contains("container_memory_working_set_bytes"), "what is not known is not told");
     }
 }
