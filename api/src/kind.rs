@@ -86,6 +86,8 @@ pub trait Object: Any + Send + Sync {
     fn to_value(&self) -> Value;
     /// A copy.
     fn boxed_clone(&self) -> Box<dyn Object>;
+    /// Becomes what JSON says that passed the schema: how somebody outside changes it.
+    fn replace(&mut self, value: Value) -> Result<(), serde_json::Error>;
     /// See [`Kind::set_defaults`].
     fn set_defaults(&mut self);
     /// See [`Kind::prepare_for_create`].
@@ -142,6 +144,10 @@ impl<K: Kind> Object for K {
     }
     fn boxed_clone(&self) -> Box<dyn Object> {
         Box::new(self.clone())
+    }
+    fn replace(&mut self, value: Value) -> Result<(), serde_json::Error> {
+        *self = serde_json::from_value(value)?;
+        Ok(())
     }
     fn set_defaults(&mut self) {
         Kind::set_defaults(self);

@@ -4,16 +4,19 @@
 //! so that nobody is answered from half a state. Bootstrap objects are made while the server already answers; `/readyz` waits for them.
 
 use crate::admission;
+use crate::aggregation::{self, Aggregator, ProxyIdentity};
 use crate::authentication::{self, Authenticator};
 use crate::authorization::{self, rbac::Rbac};
 use crate::bootstrap::Cluster;
 use crate::connect::{Connections, KubeletTls};
+use crate::flow_control::Classifier;
 use crate::handlers::{Api, Document};
 use crate::health::{Check, Health};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
 use crate::options::Options;
-use crate::pipeline::Pipeline;
+use crate::outbound::Caller;
+use crate::pipeline::{Pipeline, Turns};
 use crate::registry::Registry;
 use crate::reviews::{self, Reviews};
 use crate::server::Listener;
@@ -27,7 +30,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +110,14 @@ impl Builder {
         let rbac = Arc::new(Rbac::new(&*objects));
         let authorization = Arc::new(authorization::Chain::new(&options.authorization_mode, &rbac, &objects));
 
-        let policy = admission::Sources { objects: objects.clone(), authorizer: authorization.clone(), rbac: rbac.clone() };
+        let caller = Arc::new(Caller::new(objects.clone()));
+        let policy = admission::Sources {
+            objects: objects.clone(),
+            authorizer: authorization.clone(),
+            rbac: rbac.clone(),
+            registry: registry.clone(),
+            caller: caller.clone(),
+        };
         let plugins = admission::plugins(&policy, &options.enable_admission_plugins, &options.disable_admission_plugins);
         registry.set_admission(plugins.map_err(|e| anyhow!(e))?);
         let reviews = Reviews::new(reviews::Sources {
@@ -122,6 +131,11 @@ impl Builder {
             clock: SystemTime::now,
         });
 
+        let certificate = read(&file(&options.proxy_client_cert_file, "front-proxy-client.crt"))?;
+        let key = read(&file(&options.proxy_client_key_file, "front-proxy-client.key"))?;
+        let identity = ProxyIdentity::new(certificate.as_bytes(), key.as_bytes()).map_err(|e| anyhow!("the front-proxy client: {e}"))?;
+        let aggregator = Arc::new(Aggregator::new(objects.clone(), identity));
+
         let health = Health::default();
         let bootstrapped = health.check("poststarthook/rbac/bootstrap-roles");
         let metrics = Arc::new(Metrics::default());
@@ -130,6 +144,7 @@ impl Builder {
             registry: registry.clone(),
             reviews,
             connections: Connections::new(objects.clone(), kubelet_tls(&options, &cert_dir)?),
+            aggregator: aggregator.clone(),
             documents: documents(issuer, advertised, options.secure_port),
             openapi: Default::default(),
             health,
@@ -142,8 +157,9 @@ impl Builder {
             authentication,
             authorization,
             api: Arc::new(api),
-            reads: Semaphore::new(options.max_requests_inflight),
-            writes: Semaphore::new(options.max_mutating_requests_inflight),
+            flows: Classifier::new(&*objects),
+            reads: Turns::new(options.max_requests_inflight),
+            writes: Turns::new(options.max_mutating_requests_inflight),
             metrics,
         });
         let listener = Listener::bind(SocketAddr::new(options.bind_address, options.secure_port), tls, pipeline).await?;
@@ -155,8 +171,12 @@ impl Builder {
             advertise_address: advertised,
             port: address.port(),
             client_ca: Some(read(&file(&options.client_ca_file, "ca.crt"))?),
+            request_header: request_header_keys(&options, &cert_dir)?,
+            api_services: aggregation::local::api_services(crate::discovery::groups(api::resources::all()).into_iter()),
             today: k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
         };
+        tokio::spawn(aggregation::availability::run(aggregator, registry.clone(), stop.clone()));
+        tokio::spawn(crate::flow_control::run(registry.clone(), stop.clone()));
         tokio::spawn(bootstrap(objects, cluster, bootstrapped, stop.clone()));
         Ok(Running { address, cert_dir, registry, stop, serving, store })
     }
@@ -241,6 +261,23 @@ fn kubelet_tls(options: &Options, cert_dir: &Path) -> Result<KubeletTls> {
     KubeletTls::new(certificate.as_bytes(), key.as_bytes(), authority.as_deref().map(str::as_bytes)).context("the kubelet client")
 }
 
+fn front_proxy_ca(options: &Options, cert_dir: &Path) -> PathBuf {
+    options.requestheader_client_ca_file.clone().unwrap_or_else(|| cert_dir.join("front-proxy-ca.crt"))
+}
+
+/// What servers that delegate authentication to this one have to know of its front-proxy headers.
+fn request_header_keys(options: &Options, cert_dir: &Path) -> Result<Vec<(&'static str, String)>> {
+    let list = |names: &[String]| serde_json::Value::from(names).to_string();
+    Ok(vec![
+        ("requestheader-client-ca-file", read(&front_proxy_ca(options, cert_dir))?),
+        ("requestheader-allowed-names", list(&options.requestheader_allowed_names)),
+        ("requestheader-username-headers", list(&options.requestheader_username_headers)),
+        ("requestheader-uid-headers", list(&options.requestheader_uid_headers)),
+        ("requestheader-group-headers", list(&options.requestheader_group_headers)),
+        ("requestheader-extra-headers-prefix", list(&options.requestheader_extra_headers_prefix)),
+    ])
+}
+
 /// What others verify service account tokens with.
 fn documents(issuer: Arc<Issuer>, advertised: IpAddr, port: u16) -> Vec<(&'static str, Document)> {
     let print = |value: &serde_json::Value| Bytes::from(value.to_string());
@@ -260,7 +297,11 @@ fn authentication(
     objects: Arc<dyn Objects>,
 ) -> Result<authentication::Chain> {
     use authentication::{
-        bootstrap_token::BootstrapTokens, certificate::ClientCertificates, service_account::ServiceAccountTokens, token_file::TokenFile,
+        bootstrap_token::BootstrapTokens,
+        certificate::ClientCertificates,
+        request_header::{Headers, RequestHeader},
+        service_account::ServiceAccountTokens,
+        token_file::TokenFile,
     };
     let audiences = issuer.audiences().to_vec();
     let authorities = options.client_ca_file.clone().unwrap_or_else(|| cert_dir.join("ca.crt"));
@@ -271,7 +312,19 @@ fn authentication(
     };
     text.push('\n');
     text += tokens;
+    let proxies = read(&front_proxy_ca(options, cert_dir))?;
+    let request_header = RequestHeader {
+        authority: ClientCertificates::new(proxies.as_bytes()).map_err(|e| anyhow!("--requestheader-client-ca-file: {e}"))?,
+        allowed_names: options.requestheader_allowed_names.clone(),
+        headers: Headers {
+            username: options.requestheader_username_headers.clone(),
+            uid: options.requestheader_uid_headers.clone(),
+            group: options.requestheader_group_headers.clone(),
+            extra_prefix: options.requestheader_extra_headers_prefix.clone(),
+        },
+    };
     let list: Vec<Box<dyn Authenticator>> = vec![
+        Box::new(request_header),
         Box::new(certificates),
         Box::new(TokenFile::parse(&text, audiences.clone())?),
         Box::new(ServiceAccountTokens { issuer, objects: objects.clone() }),

@@ -5,6 +5,7 @@
 //! from the watch cache as bytes. [`Server`] puts it together, for `main` as for tests that want a control plane in their own process.
 
 pub mod admission;
+pub mod aggregation;
 pub mod assembly;
 pub mod authentication;
 pub mod authorization;
@@ -13,6 +14,7 @@ pub mod cache;
 pub mod connect;
 pub mod discovery;
 pub mod encoding;
+pub mod flow_control;
 pub mod handlers;
 pub mod health;
 pub mod metrics;

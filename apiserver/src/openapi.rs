@@ -150,7 +150,14 @@ pub(crate) fn answer(api: &Api, call: &Call, rest: &[&str]) -> Result<Response> 
     };
     Ok(match rest {
         ["v2"] => return whole(api, call),
-        ["v3"] => respond::value(200, &api.openapi.index(&rows), call.format(Offer::Plain)?),
+        ["v3"] => {
+            let mut index = api.openapi.index(&rows);
+            for other in api.aggregator.backends().iter().filter(|b| b.available) {
+                let path = format!("apis/{}/{}", other.group, other.version);
+                index["paths"][&path] = json!({"serverRelativeURL": format!("/openapi/v3/{path}")});
+            }
+            respond::value(200, &index, call.format(Offer::Plain)?)
+        }
         ["v3", "api", name] => version("", name),
         ["v3", "apis", group, name] => version(group, name),
         ["v3", ..] => respond::raw(404, "text/plain; charset=utf-8", Bytes::new()),

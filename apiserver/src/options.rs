@@ -30,6 +30,30 @@ pub struct Options {
     /// Authorities whose client certificates name users; `ca.crt` of the certificate directory when not given
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
+    /// Authorities of front proxies, which name users in headers; `front-proxy-ca.crt` of the certificate directory when not given
+    #[arg(long)]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of front proxies; any of their authority when empty
+    #[arg(long, value_delimiter = ',', default_value = "front-proxy-client")]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers that name the user
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-User")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers that name the user's id
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers that name the user's groups
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Group")]
+    pub requestheader_group_headers: Vec<String>,
+    /// What headers begin with that tell more of the user
+    #[arg(long, value_delimiter = ',', default_value = "X-Remote-Extra-")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+    /// Certificate that proves to other API servers whom this one names; `front-proxy-client.crt` of the certificate directory when not given
+    #[arg(long, requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
     /// Static tokens, a line each: token,user,uid,"group1,group2"
     #[arg(long)]
     pub token_auth_file: Option<PathBuf>,

@@ -1,5 +1,6 @@
 //! The paths that are no resources: discovery, version, health, metrics, OpenAPI and what other parts publish.
 
+use crate::aggregation::discovery as merged;
 use crate::discovery;
 use crate::handlers::{Api, Call};
 use crate::negotiation::{Format, Offer, Shape};
@@ -47,7 +48,10 @@ pub(crate) fn answer(api: &Api, call: &Call) -> Result<Response> {
         ["api", version] => {
             document(call, discovery::resource_list(&api.registry.rows(), "", version).ok_or_else(|| respond::generic(404))?)
         }
-        ["apis", group] => found(call, discovery::group(&api.registry.rows(), group)),
+        ["apis", group] => {
+            let own = discovery::group(&api.registry.rows(), group);
+            found(call, merged::group(own, group, &api.aggregator.served()))
+        }
         ["apis", group, version] => match discovery::resource_list(&api.registry.rows(), group, version) {
             None if api.registry.has_group(group) => Err(respond::generic(404)),
             list => found(call, list),
@@ -71,12 +75,18 @@ fn top(api: &Api, call: &Call, core: bool) -> Result<Response> {
     let rows = api.registry.rows();
     let format = call.format(Offer::Discovery)?;
     if format.shape == Shape::AggregatedDiscovery {
-        let mut response = respond::value(200, &discovery::aggregated(&rows, core), Format { shape: Shape::Object, ..format });
+        let own = discovery::aggregated(&rows, core);
+        let whole = if core { own } else { merged::aggregated(own, &api.aggregator.served()) };
+        let mut response = respond::value(200, &whole, Format { shape: Shape::Object, ..format });
         let content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
         response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
         return Ok(response);
     }
-    let value = if core { discovery::core_versions(&rows, &api.server_address) } else { discovery::group_list(&rows) };
+    let value = if core {
+        discovery::core_versions(&rows, &api.server_address)
+    } else {
+        merged::group_list(discovery::group_list(&rows), &api.aggregator.served())
+    };
     Ok(respond::value(200, &value, format))
 }
 

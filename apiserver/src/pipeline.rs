@@ -5,6 +5,7 @@
 
 use crate::authentication::{self, Credentials, Outcome, UserInfo, impersonation};
 use crate::authorization::{self, Attributes, Authorizer, Decision, forbidden};
+use crate::flow_control::{Classifier, Flow};
 use crate::handlers::{Api, Call};
 use crate::metrics::Metrics;
 use crate::negotiation::{Format, Offer, negotiate};
@@ -17,8 +18,8 @@ use http::{HeaderMap, Method, Request, header};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
-use tokio::sync::Semaphore;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A client's connection.
 pub struct Connection {
@@ -46,10 +47,12 @@ pub struct Pipeline {
     pub authorization: Arc<authorization::Chain>,
     /// The handlers.
     pub api: Arc<Api>,
+    /// Which flow and priority level a request belongs to.
+    pub flows: Classifier,
     /// Reads that are worked on at a time; others wait their turn.
-    pub reads: Semaphore,
+    pub reads: Turns,
     /// Writes that are worked on at a time.
-    pub writes: Semaphore,
+    pub writes: Turns,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -75,18 +78,24 @@ impl Pipeline {
     async fn answer(&self, connection: &Connection, request: Request<Body>, info: RequestInfo, query: Query) -> Response {
         let format = negotiate(request.headers(), query.get("pretty"), Offer::Plain).unwrap_or(Format::JSON);
         match self.authorized(connection, request.headers(), &info, &query).await {
-            Ok(user) => {
-                let _turn = match info.long_running() {
+            Ok(attributes) => {
+                let flow = self.flows.classify(&attributes).unwrap_or_default();
+                let _turn = match info.long_running() || flow.exempt {
                     true => None,
-                    false => self.turn(request.method()).acquire().await.ok(),
+                    false => match self.turn(request.method()).wait().await {
+                        Some(turn) => Some(turn),
+                        None => return too_many(),
+                    },
                 };
-                self.api.serve(Call::new(request, info, query, user, Arc::default())).await
+                let mut response = self.api.serve(Call::new(request, info, query, attributes.user, Arc::default())).await;
+                tell(&mut response, &flow);
+                response
             }
             Err(refusal) => respond::status(&refusal, format),
         }
     }
 
-    fn turn(&self, method: &Method) -> &Semaphore {
+    fn turn(&self, method: &Method) -> &Turns {
         if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) { &self.reads } else { &self.writes }
     }
 
@@ -97,26 +106,74 @@ impl Pipeline {
         headers: &HeaderMap,
         info: &RequestInfo,
         query: &Query,
-    ) -> Result<UserInfo, StatusError> {
+    ) -> Result<Attributes, StatusError> {
         let user = self.authenticate(connection, headers).await?;
         let mut attributes = attributes(user, info, query);
         if let Some(wanted) = impersonation::wanted(headers)? {
             attributes.user = impersonation::impersonate(wanted, &attributes, &*self.authorization)?;
         }
         match self.authorization.authorize(&attributes) {
-            Decision::Allow(_) => Ok(attributes.user),
+            Decision::Allow(_) => Ok(attributes),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(&attributes, &reason)),
         }
     }
 
     async fn authenticate(&self, connection: &Connection, headers: &HeaderMap) -> Result<UserInfo, StatusError> {
-        let credentials = Credentials { certificates: connection.certificates.clone(), bearer: bearer(headers) };
+        let bearer = bearer(headers);
+        // Headers name somebody only on connections with a certificate; others need not carry them on.
+        let headers = if connection.certificates.is_empty() { HeaderMap::new() } else { headers.clone() };
+        let credentials = Credentials { certificates: connection.certificates.clone(), bearer, headers };
         match self.authentication.authenticate(&credentials, SystemTime::now()).await {
             Outcome::User(user) => Ok(user),
             Outcome::Refused(reasons) => {
                 tracing::info!(peer = %connection.peer, ?reasons, "authentication failed");
                 Err(StatusError::unauthorized())
             }
+        }
+    }
+}
+
+/// A bound on what is worked on at a time, with one on what waits for that.
+pub struct Turns {
+    free: Semaphore,
+    waiting: Semaphore,
+    patience: Duration,
+}
+
+/// How many may wait for each that is worked on, and for how long (upstream lets them wait a quarter of a request's minute).
+const WAITING: usize = 8;
+const PATIENCE: Duration = Duration::from_secs(15);
+
+impl Turns {
+    /// So many at a time.
+    pub fn new(at_a_time: usize) -> Self {
+        Turns { free: Semaphore::new(at_a_time), waiting: Semaphore::new(at_a_time.saturating_mul(WAITING)), patience: PATIENCE }
+    }
+
+    /// Waits for a turn; `None` if too many do, or for too long.
+    async fn wait(&self) -> Option<SemaphorePermit<'_>> {
+        if let Ok(turn) = self.free.try_acquire() {
+            return Some(turn);
+        }
+        let _place = self.waiting.try_acquire().ok()?;
+        tokio::time::timeout(self.patience, self.free.acquire()).await.ok()?.ok()
+    }
+}
+
+/// What a client is told that is to come back (upstream: `filters.tooManyRequests`).
+fn too_many() -> Response {
+    let mut response = respond::text(429, "Too many requests, please try again later.\n");
+    response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+    response
+}
+
+/// Tells which flow a request was taken for.
+fn tell(response: &mut Response, flow: &Flow) {
+    for (name, uid) in [("x-kubernetes-pf-flowschema-uid", &flow.schema), ("x-kubernetes-pf-prioritylevel-uid", &flow.level)] {
+        if let Ok(value) = http::HeaderValue::from_str(uid)
+            && !uid.is_empty()
+        {
+            response.headers_mut().insert(name, value);
         }
     }
 }
@@ -155,6 +212,17 @@ fn attributes(user: UserInfo, info: &RequestInfo, query: &Query) -> Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_too_long_or_with_too_many_is_sent_away() {
+        let turns = Turns { patience: Duration::from_millis(20), ..Turns::new(1) };
+        let first = turns.wait().await;
+        assert!(first.is_some() && turns.wait().await.is_none(), "patience ends");
+        let crowd = futures::future::join_all((0..=WAITING).map(|_| turns.wait()));
+        let (crowd, ()) = tokio::join!(crowd, async { drop(first) });
+        assert_eq!(crowd.iter().filter(|turn| turn.is_none()).count(), WAITING, "one went ahead and keeps its turn");
+        assert_eq!(too_many().headers()[header::RETRY_AFTER], "1");
+    }
 
     #[test]
     fn bearer_tokens_are_found_where_clients_put_them() {

@@ -1,7 +1,7 @@
 //! Policy on writes, after authorisation. Each plugin is a file and a row of [`plugins`]; all get to change the object first, in upstream's order
 //! (`pkg/kubeapiserver/options/plugins.go`), and after validation all get to refuse it.
 //!
-//! Webhooks and policies of the user's own come with a later issue; they will be two more rows.
+//! Webhooks of the user's own come last, the validating ones before the quota is charged, as upstream.
 
 pub mod certificates;
 pub mod limit_ranger;
@@ -13,12 +13,15 @@ pub mod resource_quota;
 pub mod rounds;
 pub mod service_account;
 pub mod storage;
+pub mod webhook;
 
 use crate::{
     authentication::UserInfo,
     authorization::{Authorizer, escalation::Escalation, rbac::Rbac},
     notes::Notes,
     objects::Objects,
+    outbound::Caller,
+    registry::Registry,
 };
 use api::{Object, Resource, status::Result};
 use futures::future::BoxFuture;
@@ -71,6 +74,10 @@ pub struct Context {
     pub options: Value,
     /// The object's managed fields, which the typed object does not carry.
     pub managed: Value,
+    /// Those it had before.
+    pub old_managed: Value,
+    /// What is asked for where that is no object of the resource: the options of a connection, a binding, an eviction; else `Null`.
+    pub asked: Value,
     /// Which plugins want to see the object again.
     pub rounds: Rounds,
 }
@@ -125,6 +132,10 @@ pub struct Sources {
     pub authorizer: Arc<dyn Authorizer>,
     /// Who holds which rules.
     pub rbac: Arc<Rbac>,
+    /// Every resource, for those who look at objects of any kind.
+    pub registry: Arc<Registry>,
+    /// Who calls servers outside.
+    pub caller: Arc<Caller>,
 }
 
 type Make = fn(&Sources) -> Arc<dyn Admission>;
@@ -150,6 +161,8 @@ const ROWS: &[Row] = &[
     ("CertificateSigning", true, |s| Arc::new(certificates::Signing { authorizer: s.authorizer.clone() })),
     ("CertificateSubjectRestriction", true, |_| Arc::new(certificates::SubjectRestriction)),
     ("DefaultIngressClass", true, |s| Arc::new(storage::DefaultIngressClass { objects: s.objects.clone() })),
+    ("MutatingAdmissionWebhook", true, |s| Arc::new(webhook::Mutating::new(s))),
+    ("ValidatingAdmissionWebhook", true, |s| Arc::new(webhook::Validating::new(s))),
     ("RBACEscalation", true, |s| Arc::new(Escalation { rbac: s.rbac.clone(), authorizer: s.authorizer.clone() })),
     ("ResourceQuota", true, |s| Arc::new(resource_quota::ResourceQuotas::new(s.objects.clone()))),
 ];
@@ -161,13 +174,11 @@ const KNOWN: &[&str] = &[
     "EventRateLimit",
     "ExtendedResourceToleration",
     "MutatingAdmissionPolicy",
-    "MutatingAdmissionWebhook",
     "OwnerReferencesPermissionEnforcement",
     "PodNodeSelector",
     "PodTolerationRestriction",
     "PodTopologyLabels",
     "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionWebhook",
 ];
 
 /// The plugins that are on, in order: the default ones, with those of `--enable-admission-plugins` and without those of `--disable-admission-plugins`.

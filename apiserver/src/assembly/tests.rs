@@ -1,5 +1,9 @@
 //! The whole path of a request, over TLS, against a server in this process.
 
+mod aggregation;
+mod servers;
+mod webhooks;
+
 use super::{Running, Server};
 use crate::Options;
 use futures::StreamExt;

@@ -39,7 +39,8 @@ impl ClientCertificates {
         Ok(ClientCertificates { verifier: verifier.map_err(|e| format!("client CA file: {e}"))?, verified: Mutex::default() })
     }
 
-    fn user(&self, chain: &[Vec<u8>], now: SystemTime) -> Result<UserInfo, String> {
+    /// The user that the chain names, once it is verified.
+    pub fn user(&self, chain: &[Vec<u8>], now: SystemTime) -> Result<UserInfo, String> {
         let mut hash = Sha256::new();
         chain.iter().for_each(|certificate| hash.update(certificate));
         let hash: [u8; 32] = hash.finalize().into();

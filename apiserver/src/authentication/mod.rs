@@ -1,15 +1,17 @@
 //! Who is asking. Each authenticator is a file and a row; the first that recognises a credential decides.
 //!
 //! A request with no credential is anonymous; one whose credential nobody recognises, or somebody found bad, is refused, unless another of its
-//! credentials is good (a bad certificate with a good token passes, as upstream). Front-proxy headers and OIDC come with later issues.
+//! credentials is good (a bad certificate with a good token passes, as upstream). OIDC comes with a later issue.
 
 pub mod bootstrap_token;
 pub mod certificate;
 pub mod impersonation;
+pub mod request_header;
 pub mod service_account;
 pub mod token_file;
 
 use futures::future::BoxFuture;
+use http::HeaderMap;
 use std::{collections::BTreeMap, time::SystemTime};
 
 /// The group of everybody who proved who they are.
@@ -75,6 +77,8 @@ pub struct Credentials {
     pub certificates: Vec<Vec<u8>>,
     /// The bearer token, from `Authorization` or the WebSocket subprotocol.
     pub bearer: Option<String>,
+    /// The request's headers: a front proxy names its client in them.
+    pub headers: HeaderMap,
 }
 
 /// Somebody recognised.
@@ -221,7 +225,7 @@ mod tests {
         ];
         for (certificate, bearer, want) in cases {
             let certificates = if certificate { vec![vec![1]] } else { vec![] };
-            let credentials = Credentials { certificates, bearer: bearer.map(str::to_owned) };
+            let credentials = Credentials { certificates, bearer: bearer.map(str::to_owned), ..Default::default() };
             let got = match chain.authenticate(&credentials, SystemTime::UNIX_EPOCH).await {
                 Outcome::User(user) => {
                     assert_eq!(user.in_group(AUTHENTICATED), user.name != ANONYMOUS);

@@ -59,9 +59,10 @@ pub fn configuration(cluster: &Cluster) -> Vec<Wanted> {
         Wanted::new(Collection::core("configmaps"), "kube-system", object)
     };
     let mut wanted = vec![config_map("kube-apiserver-legacy-service-account-token-tracking", json!({"since": cluster.today}))];
-    if let Some(authority) = &cluster.client_ca {
-        wanted.push(config_map("extension-apiserver-authentication", json!({"client-ca-file": authority})).merged(reconcile::fields));
-    }
+    let mut authentication = serde_json::Map::new();
+    authentication.extend(cluster.client_ca.iter().map(|authority| ("client-ca-file".to_owned(), authority.as_str().into())));
+    authentication.extend(cluster.request_header.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())));
+    wanted.push(config_map("extension-apiserver-authentication", authentication.into()).merged(reconcile::fields));
     let ranges: Vec<&str> = cluster.service_range.split(',').map(str::trim).collect();
     let range =
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ranges}});

@@ -26,6 +26,10 @@ pub struct Cluster {
     pub port: u16,
     /// The client CA's certificate, for servers that delegate authentication.
     pub client_ca: Option<String>,
+    /// How other servers recognise this one when it names users: the keys of the ConfigMap for servers that delegate authentication.
+    pub request_header: Vec<(&'static str, String)>,
+    /// The APIServices of what this server answers itself.
+    pub api_services: Vec<Value>,
     /// Today, `2026-01-31`: since when tokens in secrets are tracked.
     pub today: String,
 }
@@ -108,6 +112,8 @@ pub async fn run(objects: &dyn Objects, cluster: &Cluster) -> Result<()> {
     wanted.extend(defaults::priority_classes());
     wanted.extend(flow_control::all());
     wanted.extend(defaults::configuration(cluster));
+    let own = cluster.api_services.iter().cloned();
+    wanted.extend(own.map(|object| Wanted::new(crate::aggregation::API_SERVICES, "", object).merged(reconcile::fields)));
     let first = ensure_all(objects, wanted).await;
     first.and(ensure_all(objects, defaults::own_service(cluster)).await)
 }
@@ -128,6 +134,8 @@ mod tests {
             advertise_address: "192.0.2.1".parse().unwrap(),
             port: 6443,
             client_ca: Some("PEM".into()),
+            request_header: vec![("requestheader-client-ca-file", "PEM".into())],
+            api_services: Vec::new(),
             today: "2026-01-31".into(),
         }
     }

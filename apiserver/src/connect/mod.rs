@@ -7,7 +7,7 @@
 mod location;
 mod options;
 mod proxy;
-mod transport;
+pub mod transport;
 
 pub use transport::{KubeletTls, TlsError};
 

@@ -85,7 +85,14 @@ pub struct KubeletTls {
 
 /// Accepts every certificate: kubelets sign their own unless the cluster says otherwise, and so do pods, as upstream.
 #[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
+pub struct Unverified(Arc<CryptoProvider>);
+
+impl Unverified {
+    /// Signatures are still checked, with this provider.
+    pub fn new(provider: Arc<CryptoProvider>) -> Self {
+        Unverified(provider)
+    }
+}
 
 impl ServerCertVerifier for Unverified {
     fn verify_server_cert(
@@ -150,39 +157,14 @@ impl KubeletTls {
     }
 
     /// Passes the request on. If the answer is an upgrade, bytes are copied both ways until either side ends.
-    pub async fn forward(&self, target: &Target, mut request: Request<Body>) -> Result<Response<Body>, DialError> {
+    pub async fn forward(&self, target: &Target, request: Request<Body>) -> Result<Response<Body>, DialError> {
         let stream = self.dial(target).await?;
-        let upgrade = upgrade_of(request.headers());
-        let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        let onward = onward(target, request, upgrade.as_ref())?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a passed on connection ended");
-            }
-        });
-        let mut answer = sender.send_request(onward).await?;
-        if let (Some(client), StatusCode::SWITCHING_PROTOCOLS) = (client, answer.status()) {
-            let server = hyper::upgrade::on(&mut answer);
-            tokio::spawn(async move {
-                match tokio::try_join!(client, server) {
-                    Ok((client, server)) => {
-                        // Either side may go away at any time; there is nobody left to tell.
-                        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
-                    }
-                    Err(error) => tracing::debug!(%error, "an upgrade failed"),
-                }
-            });
-            let (mut head, _) = answer.into_parts();
-            head.extensions = http::Extensions::new();
-            return Ok(Response::from_parts(head, Body::empty()));
-        }
-        let (mut head, body) = answer.into_parts();
-        for name in [header::CONNECTION, header::TRANSFER_ENCODING, HeaderName::from_static("keep-alive")] {
-            head.headers.remove(name);
-        }
-        head.version = http::Version::HTTP_11;
-        Ok(Response::from_parts(head, Body::new(body)))
+        let host = if target.host.contains(':') {
+            format!("[{}]:{}", target.host, target.port)
+        } else {
+            format!("{}:{}", target.host, target.port)
+        };
+        pass(stream, &host, &target.path, &[], request).await
     }
 
     async fn dial(&self, target: &Target) -> Result<Box<dyn Stream>, DialError> {
@@ -205,8 +187,50 @@ impl KubeletTls {
     }
 }
 
+/// Passes a request on over a connection, to `path` of `host`, with these headers besides the client's own. If the answer is an upgrade, bytes are copied both
+/// ways until either side ends.
+pub async fn pass(
+    stream: Box<dyn Stream>,
+    host: &str,
+    path: &str,
+    headers: &[(HeaderName, HeaderValue)],
+    mut request: Request<Body>,
+) -> Result<Response<Body>, DialError> {
+    let upgrade = upgrade_of(request.headers());
+    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let onward = onward(host, path, headers, request, upgrade.as_ref())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a passed on connection ended");
+        }
+    });
+    let mut answer = sender.send_request(onward).await?;
+    if let (Some(client), StatusCode::SWITCHING_PROTOCOLS) = (client, answer.status()) {
+        let server = hyper::upgrade::on(&mut answer);
+        tokio::spawn(async move {
+            match tokio::try_join!(client, server) {
+                Ok((client, server)) => {
+                    // Either side may go away at any time; there is nobody left to tell.
+                    let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await;
+                }
+                Err(error) => tracing::debug!(%error, "an upgrade failed"),
+            }
+        });
+        let (mut head, _) = answer.into_parts();
+        head.extensions = http::Extensions::new();
+        return Ok(Response::from_parts(head, Body::empty()));
+    }
+    let (mut head, body) = answer.into_parts();
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, HeaderName::from_static("keep-alive")] {
+        head.headers.remove(name);
+    }
+    head.version = http::Version::HTTP_11;
+    Ok(Response::from_parts(head, Body::new(body)))
+}
+
 /// A connection.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -225,11 +249,15 @@ fn stays_here(name: &HeaderName) -> bool {
 }
 
 /// The request as the target gets it.
-fn onward(target: &Target, request: Request<Body>, upgrade: Option<&HeaderValue>) -> Result<Request<Body>, DialError> {
+fn onward(
+    host: &str,
+    path: &str,
+    headers: &[(HeaderName, HeaderValue)],
+    request: Request<Body>,
+    upgrade: Option<&HeaderValue>,
+) -> Result<Request<Body>, DialError> {
     let (head, body) = request.into_parts();
-    let host =
-        if target.host.contains(':') { format!("[{}]:{}", target.host, target.port) } else { format!("{}:{}", target.host, target.port) };
-    let mut onward = Request::builder().method(head.method).uri(target.path.as_str()).header(header::HOST, host);
+    let mut onward = Request::builder().method(head.method).uri(path).header(header::HOST, host);
     for (name, value) in &head.headers {
         if stays_here(name) {
             continue;
@@ -240,6 +268,9 @@ fn onward(target: &Target, request: Request<Body>, upgrade: Option<&HeaderValue>
             }
             continue;
         }
+        onward = onward.header(name, value);
+    }
+    for (name, value) in headers {
         onward = onward.header(name, value);
     }
     if let Some(protocol) = upgrade {
@@ -286,7 +317,6 @@ mod tests {
 
     #[test]
     fn what_identifies_the_client_is_not_passed_on() {
-        let target = Target { transport: Transport::Plain, host: "fd00::1".into(), port: 80, path: "/x?y=1".into() };
         let request = Request::builder()
             .header("Authorization", "Bearer secret")
             .header("Impersonate-User", "root")
@@ -297,7 +327,7 @@ mod tests {
             .body(Body::empty())
             .unwrap();
         let upgrade = upgrade_of(request.headers());
-        let sent = onward(&target, request, upgrade.as_ref()).unwrap();
+        let sent = onward("[fd00::1]:80", "/x?y=1", &[], request, upgrade.as_ref()).unwrap();
         let shown: Vec<String> = sent.headers().iter().map(|(k, v)| format!("{k}: {}", v.to_str().unwrap())).collect();
         assert_eq!(
             shown,

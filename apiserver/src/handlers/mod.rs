@@ -2,10 +2,12 @@
 //! (upstream: `apiserver/pkg/endpoints/installer.go` makes these routes; here they are looked up in the rows).
 
 pub mod parameters;
+pub(crate) use write::target;
 mod read;
 mod watch;
 mod write;
 
+use crate::aggregation::{Aggregator, Backend};
 use crate::authentication::UserInfo;
 use crate::connect::{Connections, Wanted};
 use crate::health::Health;
@@ -87,6 +89,8 @@ pub struct Api {
     pub reviews: Reviews,
     /// What passes requests on to kubelets, pods and services.
     pub connections: Connections,
+    /// What other servers answer for.
+    pub aggregator: Arc<Aggregator>,
     /// Documents by their path.
     pub documents: Vec<(&'static str, Document)>,
     /// OpenAPI documents that were asked for.
@@ -108,6 +112,9 @@ impl Api {
     pub async fn serve(&self, call: Call) -> Response {
         let format = call.format(Offer::Plain).unwrap_or(Format::JSON);
         let notes = call.notes.clone();
+        if let Some(backend) = self.backend(&call.info) {
+            return self.aggregator.proxy(&backend, call.request, &call.user).await;
+        }
         let answer = match call.info.resource_request {
             true => self.resource(call).await,
             false => crate::paths::answer(self, &call),
@@ -115,6 +122,19 @@ impl Api {
         let mut response = answer.unwrap_or_else(|error| respond::status(&error, format));
         respond::warn(&mut response, &notes.warnings());
         response
+    }
+
+    /// The other server that a path belongs to: everything below a group and version that is not ours.
+    fn backend(&self, info: &RequestInfo) -> Option<Arc<Backend>> {
+        if info.resource_request {
+            return if info.group.is_empty() { None } else { self.aggregator.find(&info.group, &info.version) };
+        }
+        let mut parts = info.path.trim_matches('/').split('/');
+        match (parts.next()?, parts.next()?, parts.next(), parts.next()) {
+            ("apis", group, Some(version), None) => self.aggregator.find(group, version),
+            ("openapi", "v3", Some("apis"), Some(group)) => self.aggregator.find(group, parts.next()?),
+            _ => None,
+        }
     }
 
     async fn resource(&self, call: Call) -> Result<Response> {
@@ -157,7 +177,7 @@ impl Api {
 
     async fn subresource(&self, call: Call, endpoint: Arc<Endpoint>) -> Result<Response> {
         if CONNECTED.contains(&call.info.subresource.as_str()) {
-            return self.connect(call).await;
+            return self.connect(call, &endpoint).await;
         }
         match call.info.verb.as_ref() {
             "get" => read::get(self, call, &endpoint).await,
@@ -171,7 +191,10 @@ impl Api {
 
 impl Api {
     /// Passes the request on.
-    async fn connect(&self, call: Call) -> Result<Response> {
+    async fn connect(&self, call: Call, endpoint: &Endpoint) -> Result<Response> {
+        if call.info.subresource != "log" {
+            self.registry.admit_connection(&write::connection(&call, endpoint, &write::connect_options(&call))).await?;
+        }
         let Call { request, info, query, .. } = call;
         let path = request.uri().path().to_owned();
         // What follows the subresource goes on as it was written, its escapes included.

@@ -17,7 +17,7 @@ use api::{StatusError, status::Result};
 use serde_json::{Value, json};
 
 /// What the body of a request to this path is: the resource's kind, or its subresource's.
-fn target<'a>(endpoint: &'a Endpoint, subresource: &'a str) -> Result<Target<'a>> {
+pub(crate) fn target<'a>(endpoint: &'a Endpoint, subresource: &'a str) -> Result<Target<'a>> {
     let row = endpoint.row;
     let (group, version, kind) = match row.subresource(subresource) {
         Some(s) if !s.group_version.1.is_empty() => (s.group_version.0.as_ref(), s.group_version.1.as_ref(), s.kind.as_ref()),
@@ -78,8 +78,45 @@ fn write<'a>(call: &'a Call, endpoint: &'a Endpoint, parameters: &WriteParameter
         field_validation: parameters.field_validation,
         admit: true,
         options,
+        asked: &Value::Null,
         notes: &call.notes,
     }
+}
+
+/// The query of a connection as the options object that upstream makes of it.
+pub(super) fn connect_options(call: &Call) -> Value {
+    let kind = match (call.info.resource.as_str(), call.info.subresource.as_str()) {
+        (_, "exec") => "PodExecOptions",
+        (_, "attach") => "PodAttachOptions",
+        (_, "portforward") => "PodPortForwardOptions",
+        ("nodes", _) => "NodeProxyOptions",
+        ("services", _) => "ServiceProxyOptions",
+        _ => "PodProxyOptions",
+    };
+    let mut out = json!({"kind": kind, "apiVersion": "v1"});
+    for flag in ["stdin", "stdout", "stderr", "tty"].iter().filter(|f| call.query.flag(f)) {
+        out[*flag] = true.into();
+    }
+    if let Some(container) = call.query.non_empty("container") {
+        out["container"] = container.into();
+    }
+    let command: Vec<&str> = call.query.all("command").collect();
+    if !command.is_empty() {
+        out["command"] = json!(command);
+    }
+    let ports: Vec<i64> = call.query.all("ports").flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+    if !ports.is_empty() {
+        out["ports"] = json!(ports);
+    }
+    if call.info.subresource == "proxy" && !call.info.rest.is_empty() {
+        out["path"] = call.info.rest.join("/").into();
+    }
+    out
+}
+
+/// A connection as a write, for admission.
+pub(super) fn connection<'a>(call: &'a Call, endpoint: &'a Endpoint, asked: &'a Value) -> Write<'a> {
+    Write { asked, ..write(call, endpoint, &WriteParameters::default(), &Value::Null, "") }
 }
 
 fn finish(endpoint: &Endpoint, call: &Call, written: Written) -> Result<Response> {

@@ -28,11 +28,19 @@ pub(super) struct Dial {
 
 /// Why there is no connection, in Go's words.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
+pub enum DialError {
+    /// The address does not answer in time.
     #[error("dial tcp {0}: i/o timeout")]
     Timeout(String),
+    /// The address refuses, or there is no way to it.
     #[error("dial tcp {address}: {}", go_text(.source))]
-    Refused { address: String, source: io::Error },
+    Refused {
+        /// `host:port`.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The service leads nowhere.
     #[error("{0}")]
     Service(String),
 }
@@ -72,7 +80,7 @@ impl Dial {
 }
 
 /// Connects to one of the endpoints of a service.
-pub(super) async fn connect_service(objects: &dyn Objects, target: &ServiceTarget) -> Result<TcpStream, DialError> {
+pub async fn connect_service(objects: &dyn Objects, target: &ServiceTarget) -> Result<TcpStream, DialError> {
     let addresses = service::addresses(objects, &target.namespace, &target.name, target.port).map_err(DialError::Service)?;
     let mut last = DialError::Service(format!("no endpoints available for service {:?}", target.name));
     for (host, port) in addresses.iter().take(ATTEMPTS) {

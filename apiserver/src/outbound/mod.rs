@@ -8,6 +8,8 @@
 mod dial;
 pub mod service;
 
+pub use dial::{DialError, connect_service};
+
 use crate::objects::Objects;
 use bytes::Bytes;
 use dial::Dial;

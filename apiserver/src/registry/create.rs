@@ -68,7 +68,7 @@ impl Registry {
             write.managed_fields(None, &sent, &wanted)
         });
 
-        self.mutate(write, Operation::Create, Some(&mut *typed), None, &managed).await?;
+        self.mutate(write, Operation::Create, Some(&mut *typed), None, [&managed, &Value::Null]).await?;
 
         metadata::fill_system_fields(typed.metadata_mut(), now());
         typed.metadata_mut().generation = row.generation.then_some(1);
@@ -85,7 +85,7 @@ impl Registry {
         let name = meta.name.clone().unwrap_or_default();
         validate_new(endpoint, &*typed)?;
         write.notes.warn_all(typed.warnings(None));
-        self.validate(write, Operation::Create, &name, Some(&*typed), None, &managed).await?;
+        self.validate(write, Operation::Create, &name, Some(&*typed), None, [&managed, &Value::Null]).await?;
 
         let allocation = self.services.on_create(self, endpoint, &mut *typed)?;
         let mut value = endpoint.value(&*typed);
@@ -128,13 +128,13 @@ impl Registry {
         operation: Operation,
         mut object: Option<&mut dyn Object>,
         old: Option<&dyn Object>,
-        managed: &Value,
+        [managed, old_managed]: [&Value; 2],
     ) -> Result<()> {
         if !write.admit {
             return Ok(());
         }
         let name = object.as_deref().and_then(|o| o.metadata().name.clone()).unwrap_or_else(|| write.name.to_owned());
-        let context = write.admission_context(managed);
+        let context = write.admission_context(managed, old_managed);
         let request = write.admission_request(operation, &name, old, &context);
         for plugin in self.admission() {
             plugin.admit(&request, object.as_deref_mut()).await?;
@@ -155,12 +155,12 @@ impl Registry {
         name: &str,
         object: Option<&dyn Object>,
         old: Option<&dyn Object>,
-        managed: &Value,
+        [managed, old_managed]: [&Value; 2],
     ) -> Result<()> {
         if !write.admit {
             return Ok(());
         }
-        let context = write.admission_context(managed);
+        let context = write.admission_context(managed, old_managed);
         let request = write.admission_request(operation, name, old, &context);
         for plugin in self.admission() {
             plugin.validate(&request, object).await?;
@@ -170,8 +170,15 @@ impl Registry {
 }
 
 impl<'a> Write<'a> {
-    fn admission_context(&self, managed: &Value) -> Context {
-        Context { notes: self.notes.clone(), options: self.options.clone(), managed: managed.clone(), ..Default::default() }
+    fn admission_context(&self, managed: &Value, old_managed: &Value) -> Context {
+        Context {
+            notes: self.notes.clone(),
+            options: self.options.clone(),
+            managed: managed.clone(),
+            old_managed: old_managed.clone(),
+            asked: self.asked.clone(),
+            ..Default::default()
+        }
     }
 
     fn admission_request(&self, operation: Operation, name: &'a str, old: Option<&'a dyn Object>, context: &'a Context) -> Request<'a> {

@@ -16,6 +16,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, StatusDetails, Time};
 use k8s_openapi::jiff::SignedDuration;
+use serde_json::Value;
 
 /// Finalizers by which the garbage collector is told what to do with dependents.
 const ORPHAN: &str = "orphan";
@@ -260,8 +261,8 @@ impl Registry {
         let endpoint = write.endpoint;
         check_preconditions(endpoint, write.name, current.typed.metadata(), metadata::text(&current.value, "resourceVersion"), options)?;
         warn_of_orphans(endpoint, options, write.notes);
-        self.mutate(write, Operation::Delete, None, Some(&*current.typed), &current.managed).await?;
-        self.validate(write, Operation::Delete, write.name, None, Some(&*current.typed), &current.managed).await?;
+        self.mutate(write, Operation::Delete, None, Some(&*current.typed), [&Value::Null, &current.managed]).await?;
+        self.validate(write, Operation::Delete, write.name, None, Some(&*current.typed), [&Value::Null, &current.managed]).await?;
         let mut typed = current.typed.boxed_clone();
         let step = decide(endpoint, &mut *typed, options, &now());
         let mut value = endpoint.value(&*typed);

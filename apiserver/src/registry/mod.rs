@@ -143,6 +143,8 @@ pub struct Write<'a> {
     pub admit: bool,
     /// The request's options, an object of `meta.k8s.io/v1`, for those who are asked about the write.
     pub options: &'a Value,
+    /// What was asked for, where that is no object of the resource (a binding, an eviction); else `Null`.
+    pub asked: &'a Value,
     /// Where warnings go.
     pub notes: &'a Arc<Notes>,
 }
@@ -248,6 +250,14 @@ impl Registry {
         let table = self.table.load();
         let found = table.get(group)?.values().filter_map(|resources| resources.get(plural)).find(|e| e.stored_as_served());
         found.cloned()
+    }
+
+    /// The other versions in which the objects of a resource are served, in discovery's order.
+    pub fn equivalents(&self, row: &Resource) -> Vec<Arc<Endpoint>> {
+        let stored = |r: &Resource| r.storage.map_or_else(|| r.group.to_string(), |s| s.group.to_owned());
+        let rows = self.rows();
+        let others = rows.iter().filter(|r| r.plural == row.plural && !std::ptr::eq(**r, row) && stored(r) == stored(row));
+        others.filter_map(|r| self.endpoint(&r.group, &r.version, &r.plural)).collect()
     }
 
     /// The store.

@@ -53,7 +53,20 @@ fn own_write<'a>(endpoint: &'a super::Endpoint, namespace: &'a str, name: &'a st
         field_validation: FieldValidation::Ignore,
         admit: false,
         options: &Value::Null,
+        asked: &Value::Null,
         notes: &NOBODY,
+    }
+}
+
+impl Registry {
+    /// Applies a status as the server itself, under the name of the part of it that does so.
+    pub async fn apply_status(&self, collection: Collection, manager: &str, wanted: &Value) -> Result<()> {
+        let endpoint = self.collection(collection)?;
+        let name = metadata::text(wanted, "name");
+        let write = Write { manager, ..own_write(&endpoint, "", name, "status") };
+        let target = crate::handlers::target(&endpoint, "status")?;
+        let text = Bytes::from(wanted.to_string());
+        self.patch(&write, super::patch::PatchKind::Apply, &target, &text, true).await.map(drop)
     }
 }
 

@@ -4,6 +4,7 @@
 use super::subresource::View;
 use super::update::{Current, Wanted};
 use super::{Endpoint, Registry, Write, metadata};
+use crate::admission::Operation;
 use crate::handlers::parameters::{DeleteParameters, Preconditions};
 use crate::respond;
 use api::field::{ErrorList, Path};
@@ -24,6 +25,12 @@ struct EvictionOptions {
 }
 
 impl Registry {
+    /// Asks admission whether a connection may be made; what it asks for is in `write.asked`.
+    pub async fn admit_connection(&self, write: &Write<'_>) -> Result<()> {
+        self.mutate(write, Operation::Connect, None, None, [&Value::Null; 2]).await?;
+        self.validate(write, Operation::Connect, write.name, None, None, [&Value::Null; 2]).await
+    }
+
     fn pods(&self) -> Result<Arc<Endpoint>> {
         self.endpoint("", "v1", "pods").ok_or_else(|| StatusError::internal("pods are not served"))
     }
@@ -39,7 +46,7 @@ impl Registry {
         }
         check_target(&binding["target"])?;
         let node = binding["target"]["name"].as_str().unwrap_or("");
-        let write = Write { endpoint: &pods, subresource: "binding", name, ..*write };
+        let write = Write { endpoint: &pods, subresource: "binding", name, asked: &binding, ..*write };
         let make = |current: &Current| {
             let value = bound(current, &binding, node).map_err(|why| StatusError::conflict("", "pods/binding", name, &why))?;
             let uid = Some(metadata::text(&binding, "uid").to_owned());
@@ -57,7 +64,11 @@ impl Registry {
             return Err(StatusError::bad_request("name in URL does not match name in Eviction object"));
         }
         let pods = self.pods()?;
-        let write = Write { endpoint: &pods, subresource: "", ..*write };
+        // The eviction is admitted as what it is; the deletion that it comes to is not asked about once more.
+        let asked = Write { endpoint: &pods, subresource: "eviction", asked: &eviction, ..*write };
+        self.mutate(&asked, Operation::Create, None, None, [&Value::Null; 2]).await?;
+        self.validate(&asked, Operation::Create, asked.name, None, None, [&Value::Null; 2]).await?;
+        let write = Write { endpoint: &pods, subresource: "", admit: false, ..*write };
         let options: EvictionOptions = match &eviction["deleteOptions"] {
             Value::Null => EvictionOptions::default(),
             sent => serde_json::from_value(sent.clone()).map_err(|e| StatusError::bad_request(e.to_string()))?,

@@ -141,7 +141,7 @@ impl Registry {
             true => managed,
             false => write.managed_fields(Some(&current), &managed, &endpoint.value(&*typed)),
         };
-        self.mutate(write, Operation::Update, Some(&mut *typed), Some(&*current.typed), &managed).await?;
+        self.mutate(write, Operation::Update, Some(&mut *typed), Some(&*current.typed), [&managed, &current.managed]).await?;
 
         metadata::carry_over(typed.metadata_mut(), current.typed.metadata());
         view.prepare(&mut *typed, &*current.typed);
@@ -153,7 +153,7 @@ impl Registry {
         }
         validate_change(endpoint, view, &*typed, &*current.typed)?;
         write.notes.warn_all(typed.warnings(Some(&*current.typed)));
-        self.validate(write, Operation::Update, write.name, Some(&*typed), Some(&*current.typed), &managed).await?;
+        self.validate(write, Operation::Update, write.name, Some(&*typed), Some(&*current.typed), [&managed, &current.managed]).await?;
         let allocation = match view {
             View::Main => self.services.on_update(self, endpoint, &mut *typed, &*current.typed)?,
             _ => None,
