@@ -16,9 +16,9 @@ use crate::{
     node::{
         self, Itself, Node, NodeFacts, Places,
         admission::Admission,
-        cgroups::{Cgroups, Driver},
+        cgroups::{Cgroups, Driver, Limits},
         eviction::threshold,
-        machine::{self, Shares},
+        machine::{self, Machine, Shares},
         registration::Registration,
         status::StatusFacts,
     },
@@ -33,7 +33,13 @@ use anyhow::{Context, bail};
 use client::{EventRecorder, SharedCaches, connection::Renewable};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service, Taint};
 use kube::{Api, Client, runtime::watcher};
-use std::{collections::BTreeMap, fs, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -136,6 +142,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         memory: machine.memory,
     };
     let logs = PathBuf::from(&settings.pod_logs_dir);
+    let cgroups = Cgroups::detect(driver(&settings, runtime.as_ref()).await, &settings.cgroup_root)
+        .with_process_limit(Some(settings.pod_pids_limit).filter(|most| *most > 0));
+    enforce(&settings, &cgroups, &machine, &shares).context("Failed to enforce node allocatable")?;
     let node = Arc::new(Node {
         clock: Clock::Wall,
         facts: facts.clone(),
@@ -149,7 +158,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
             api: Api::all(client),
         }),
-        cgroups: Some(Cgroups::detect(driver(&settings), &settings.cgroup_root)),
+        cgroups: Some(cgroups),
         places: Some(Places { root: root.clone(), logs }),
         resolver: network::Resolver {
             cluster_dns: settings.cluster_dns.clone(),
@@ -255,6 +264,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         storage_limits: settings.local_storage_capacity_isolation,
     };
     tasks.spawn(node::eviction::keeper::keep(workers.clone(), evictions, images, stop.clone()));
+    tasks.spawn(node::shutdown::follow_logind(workers.clone(), node::shutdown::periods(&settings), stop.clone()));
     tasks.spawn(crate::pod::log_rotation::keep(
         workers.clone(),
         settings.container_log_max_size.clone(),
@@ -353,8 +363,38 @@ fn told(which: &str, put: anyhow::Result<()>) {
     }
 }
 
-fn driver(settings: &KubeletConfiguration) -> Driver {
-    if settings.cgroup_driver == "systemd" { Driver::Systemd } else { Driver::Cgroupfs }
+/// How the runtime makes cgroups, where it tells; else what the configuration says.
+async fn driver(settings: &KubeletConfiguration, runtime: &dyn Runtime) -> Driver {
+    match runtime.cgroup_driver().await {
+        Ok(driver) => driver,
+        Err(_) if settings.cgroup_driver == "systemd" => Driver::Systemd,
+        Err(_) => Driver::Cgroupfs,
+    }
+}
+
+/// Sets the limits that `enforceNodeAllocatable` asks for: of all pods together, and of the cgroups that something is reserved for.
+fn enforce(settings: &KubeletConfiguration, cgroups: &Cgroups, machine: &Machine, shares: &Shares) -> anyhow::Result<()> {
+    let has = |word: &str| settings.enforce_node_allocatable.iter().any(|w| w == word);
+    if has("pods") {
+        let limits = Limits { memory: Some(shares.for_pods("memory", machine.memory)), ..Default::default() };
+        cgroups.limit_pods(&limits).context("the pods' cgroup")?;
+    }
+    for (word, cgroup, reserved) in [
+        ("kube-reserved", &settings.kube_reserved_cgroup, &settings.kube_reserved),
+        ("system-reserved", &settings.system_reserved_cgroup, &settings.system_reserved),
+    ] {
+        let compressible = has(&format!("{word}-compressible"));
+        if has(word) || compressible {
+            let amount = |name: &str| reserved.get(name).and_then(|text| text.parse::<::api::quantity::Quantity>().ok());
+            let limits = Limits {
+                cpu: amount("cpu").map(|q| q.milli_value()),
+                memory: amount("memory").map(|q| q.value()).filter(|_| !compressible),
+                processes: amount("pid").map(|q| q.value()).filter(|_| !compressible),
+            };
+            cgroups.limit(Path::new(cgroup.trim_matches('/')), &limits).with_context(|| format!("{word}: {cgroup}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The node's own resolver. Without the file pods get none from the node, which upstream warns of, too.

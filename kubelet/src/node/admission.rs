@@ -194,7 +194,7 @@ impl Admission {
         if let Some(node) = node {
             belongs(pod, node)?;
         }
-        if let Some(refusal) = self.closed.lock().as_ref().filter(|_| !is_critical(pod)) {
+        if let Some(refusal) = self.closed.lock().as_ref() {
             return Err(refusal.clone());
         }
         pods.insert(uid.to_owned(), Booked { qos, held: wanted });
@@ -233,7 +233,7 @@ impl Admission {
         self.waiting.lock().drain().for_each(|(_, waker)| waker.notify_one());
     }
 
-    /// Takes no more pods but critical ones, or takes them again.
+    /// Takes no more pods, or takes them again.
     pub fn close(&self, refusal: Option<(&str, String)>) {
         *self.closed.lock() = refusal.map(|(reason, message)| Refusal::new(reason, message));
     }

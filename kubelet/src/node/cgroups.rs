@@ -34,6 +34,19 @@ pub struct Cgroups {
     /// `--cgroup-root`, without slashes at its ends.
     root: String,
     unified: bool,
+    /// How many processes a pod may have.
+    processes: Option<i64>,
+}
+
+/// What a cgroup may use at most; what is not set stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Its part of the CPUs, in thousandths of one.
+    pub cpu: Option<i64>,
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Processes and threads.
+    pub processes: Option<i64>,
 }
 
 /// Controllers that the pod's cgroup needs on v2.
@@ -44,7 +57,49 @@ impl Cgroups {
     pub fn detect(driver: Driver, root: &str) -> Self {
         let mount = PathBuf::from("/sys/fs/cgroup");
         let unified = mount.join("cgroup.controllers").exists();
-        Cgroups { driver, mount, root: root.trim_matches('/').to_owned(), unified }
+        Cgroups { driver, mount, root: root.trim_matches('/').to_owned(), unified, processes: None }
+    }
+
+    /// The same, with so many processes for a pod at most.
+    pub fn with_process_limit(self, processes: Option<i64>) -> Self {
+        Cgroups { processes, ..self }
+    }
+
+    /// Limits all pods together. systemd's slices are left to systemd.
+    pub fn limit_pods(&self, limits: &Limits) -> io::Result<()> {
+        if self.driver == Driver::Systemd {
+            return Ok(());
+        }
+        let pods = Path::new(&self.root).join("kubepods");
+        if self.unified {
+            self.make_unified(&pods)?;
+        } else {
+            for (controller, wanted) in [("memory", limits.memory.is_some()), ("pids", limits.processes.is_some())] {
+                if wanted {
+                    fs::create_dir_all(self.mount.join(controller).join(&pods))?;
+                }
+            }
+        }
+        self.limit(&pods, limits)
+    }
+
+    /// Limits a cgroup that is there, by its path below the hierarchies' roots.
+    pub fn limit(&self, path: &Path, limits: &Limits) -> io::Result<()> {
+        let group = self.at(path);
+        let part = |cpu: i64| if self.unified { weight(resources::shares(cpu)) } else { resources::shares(cpu) };
+        for (controller, file, value) in [
+            ("cpu", if self.unified { "cpu.weight" } else { "cpu.shares" }, limits.cpu.map(|cpu| part(cpu).to_string())),
+            ("memory", if self.unified { "memory.max" } else { "memory.limit_in_bytes" }, limits.memory.map(|bytes| bytes.to_string())),
+            ("pids", "pids.max", limits.processes.map(|most| most.to_string())),
+        ] {
+            let Some(value) = value else { continue };
+            let directory = group.directory(controller);
+            if !directory.is_dir() {
+                return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", directory.display())));
+            }
+            set(&directory, file, &value)?;
+        }
+        Ok(())
     }
 
     /// The pod's cgroup as the runtime is told.
@@ -154,12 +209,16 @@ impl Cgroups {
                 "cpu.max",
                 &if cpu > 0 { format!("{cpu} {}", resources::CPU_PERIOD) } else { format!("max {}", resources::CPU_PERIOD) },
             )?;
+            if let Some(most) = self.processes {
+                set(&dir, "pids.max", &most.to_string())?;
+            }
             return set(&dir, "memory.max", &if memory > 0 { memory.to_string() } else { "max".into() });
         }
         for hierarchy in self.hierarchies()? {
             let controllers = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
             let has = |name: &str| controllers.split(',').any(|c| c == name);
-            if !has("cpu") && !has("memory") {
+            let limited = has("cpu") || has("memory") || (has("pids") && self.processes.is_some());
+            if !limited {
                 continue; // The runtime makes the others' with the container's own.
             }
             let dir = hierarchy.join(&path);
@@ -171,6 +230,9 @@ impl Cgroups {
             }
             if has("memory") {
                 set(&dir, "memory.limit_in_bytes", &if memory > 0 { memory } else { -1 }.to_string())?;
+            }
+            if let Some(most) = self.processes.filter(|_| has("pids")) {
+                set(&dir, "pids.max", &most.to_string())?;
             }
         }
         Ok(())
@@ -289,7 +351,7 @@ mod tests {
             )
             .expect("a pod")
         };
-        let with = |driver, root: &str| Cgroups { driver, mount: "/none".into(), root: root.into(), unified: true };
+        let with = |driver, root: &str| Cgroups { driver, mount: "/none".into(), root: root.into(), unified: true, processes: None };
         for (driver, root, requests, want) in [
             (Driver::Cgroupfs, "", json!({}), "/kubepods/besteffort/poda-b"),
             (Driver::Cgroupfs, "x", json!({"cpu": "1"}), "/x/kubepods/burstable/poda-b"),
@@ -312,16 +374,23 @@ mod tests {
         for name in ["cpu,cpuacct", "memory", "pids"] {
             fs::create_dir(mount.path().join(name)).expect("made");
         }
-        let cgroups = Cgroups { driver: Driver::Cgroupfs, mount: mount.path().into(), root: String::new(), unified: false };
+        let cgroups =
+            Cgroups { driver: Driver::Cgroupfs, mount: mount.path().into(), root: String::new(), unified: false, processes: Some(64) };
         let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": []}})).expect("a pod");
         cgroups.ensure_pod(&pod).expect("made");
         let dir = mount.path().join("cpu,cpuacct/kubepods/besteffort/podu");
         assert_eq!(fs::read_to_string(dir.join("cpu.shares")).expect("set"), "2");
+        assert_eq!(fs::read_to_string(mount.path().join("pids/kubepods/besteffort/podu/pids.max")).expect("set"), "64");
+        let limits = Limits { memory: Some(4096), processes: Some(9), ..Default::default() };
+        cgroups.limit_pods(&limits).expect("limited");
+        let limit = |file: &str| fs::read_to_string(mount.path().join(file)).expect("set");
+        assert_eq!((limit("memory/kubepods/memory.limit_in_bytes"), limit("pids/kubepods/pids.max")), ("4096".into(), "9".into()));
+        assert!(cgroups.limit(Path::new("no/such"), &limits).is_err());
         cgroups.share(2000, 500).expect("shared");
         let shares = |path: &str| fs::read_to_string(mount.path().join("cpu,cpuacct/kubepods").join(path).join("cpu.shares")).expect("set");
         assert_eq!([shares(""), shares("burstable"), shares("besteffort")], ["2048", "512", "2"]);
         // A real cgroup's files vanish with it; here they are in the way.
-        for hierarchy in ["cpu,cpuacct", "memory"] {
+        for hierarchy in ["cpu,cpuacct", "memory", "pids"] {
             for file in fs::read_dir(mount.path().join(hierarchy).join("kubepods/besteffort/podu")).expect("it is there").flatten() {
                 fs::remove_file(file.path()).expect("removed");
             }

@@ -8,6 +8,7 @@ pub mod gc;
 pub mod lease;
 pub mod machine;
 pub mod registration;
+pub mod shutdown;
 pub mod status;
 pub mod usage;
 pub mod vitals;

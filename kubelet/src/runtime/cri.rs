@@ -4,6 +4,7 @@
 //! take as long as somebody else says (stopping with a grace period, pulling, a command with its own timeout).
 
 use super::{ExecOutput, Result, Runtime, RuntimeError, RuntimeEvent, containerd_events};
+use crate::node::cgroups::Driver;
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::{self as api, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
@@ -95,6 +96,15 @@ impl Runtime for Cri {
 
     async fn status(&self) -> Result<api::StatusResponse> {
         Ok(self.runtime.clone().status(timed(api::StatusRequest { verbose: false }, CALL)).await?.into_inner())
+    }
+
+    async fn cgroup_driver(&self) -> Result<Driver> {
+        let response = self.runtime.clone().runtime_config(timed(api::RuntimeConfigRequest {}, CALL)).await?.into_inner();
+        match response.linux.map(|linux| linux.cgroup_driver()) {
+            Some(api::CgroupDriver::Systemd) => Ok(Driver::Systemd),
+            Some(api::CgroupDriver::Cgroupfs) => Ok(Driver::Cgroupfs),
+            None => Err(RuntimeError::Unimplemented("the runtime does not tell how it makes cgroups".into())),
+        }
     }
 
     async fn sandbox_image(&self) -> Result<String> {

@@ -8,6 +8,7 @@ pub mod containerd_events;
 pub mod cri;
 pub mod simulated;
 
+use crate::node::cgroups::Driver;
 use async_trait::async_trait;
 use k8s_cri::v1 as api;
 use std::time::Duration;
@@ -64,6 +65,8 @@ pub trait Runtime: Send + Sync {
     async fn version(&self) -> Result<api::VersionResponse>;
     /// Whether runtime and network are ready, and what the runtime can do.
     async fn status(&self) -> Result<api::StatusResponse>;
+    /// How the runtime makes cgroups, where it tells.
+    async fn cgroup_driver(&self) -> Result<Driver>;
     /// The image that sandboxes are made of, where the runtime tells.
     async fn sandbox_image(&self) -> Result<String>;
 

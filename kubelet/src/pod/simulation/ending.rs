@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::{
+    config::ShutdownGracePeriod,
+    node::shutdown,
     pod::worker::Failure,
     runtime::simulated::behaviour::{Call, Fault, Process},
 };
@@ -127,6 +129,25 @@ async fn an_evicted_pod_ends_in_the_evictions_time() {
     assert!(disrupted.last_transition_time.is_some());
     assert!(world.told().last().is_some_and(|last| last.ends_with("exit c 137")));
     assert!(world.clock.now().duration_since(began).as_secs() <= 2, "the pod's own grace period is 30 s");
+}
+
+/// At the machine's shutdown pods end in its time, say why, and no other is let in.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_pods_and_lets_none_in() {
+    let world = running(Process::deaf()).await;
+    let began = world.clock.now();
+    let period = |priority, shutdown_grace_period_seconds| ShutdownGracePeriod { priority, shutdown_grace_period_seconds };
+    shutdown::shut_down(&world.workers, &[period(0, 10), period(2_000_000_000, 5)]).await;
+    world.until("Failed", |s| s.phase.as_deref() == Some("Failed")).await;
+    assert!(world.clock.now().duration_since(began).as_secs() <= 11, "the pod's own grace period is 30 s");
+    let status = world.status();
+    assert_eq!(status.reason.as_deref(), Some("Terminated"));
+    assert_eq!(status.message.as_deref(), Some("Pod was terminated in response to imminent node shutdown."));
+    assert!(status.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget"));
+    let mut late = world.pod.clone();
+    late.metadata.uid = Some("late".into());
+    let refused = world.workers.node().admit(&late).await.expect_err("the node is shutting down");
+    assert_eq!(refused.reason, "NodeShutdown");
 }
 
 /// Proves POD-09: a pod that has run its course stays as it ended until it is deleted.

@@ -6,6 +6,7 @@ use super::{
     behaviour::{Call, Command, Process},
     name_of, running,
 };
+use crate::node::cgroups::Driver;
 use async_trait::async_trait;
 use k8s_cri::v1 as api;
 use std::{collections::HashMap, time::Duration};
@@ -28,6 +29,10 @@ impl Runtime for Simulated {
             runtime_version: env!("CARGO_PKG_VERSION").into(),
             runtime_api_version: "v1".into(),
         })
+    }
+
+    async fn cgroup_driver(&self) -> Result<Driver> {
+        Err(RuntimeError::Unimplemented("a simulated runtime has no cgroups".into()))
     }
 
     async fn sandbox_image(&self) -> Result<String> {
