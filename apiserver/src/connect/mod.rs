@@ -2,12 +2,14 @@
 //! (upstream: `pkg/registry/core/{pod,node,service}/{rest,strategy.go,storage}`, `kubelet/client`).
 //!
 //! Where a request goes is decided by pure functions over the pod, node and service; the bytes are then copied both ways without looking at them, WebSocket
-//! and SPDY upgrades included. Translating between protocols is left out: the kubelet understands what clients speak.
+//! and SPDY upgrades included. Translating between protocols is left out: the kubelet understands what clients speak; only a log that is asked for by WebSocket
+//! is put into messages here.
 
 mod location;
 mod options;
 mod proxy;
 pub mod transport;
+mod websocket;
 
 pub use transport::{KubeletTls, TlsError};
 
@@ -86,7 +88,7 @@ impl Connections {
         pod.ok_or_else(|| StatusError::not_found("", "pods", wanted.name))
     }
 
-    async fn log(&self, wanted: &Wanted<'_>, request: Request<Body>) -> Result<Response<Body>> {
+    async fn log(&self, wanted: &Wanted<'_>, mut request: Request<Body>) -> Result<Response<Body>> {
         let options = options::Log::parse(wanted.query)?;
         options.validate(wanted.name)?;
         let pod = self.pod(wanted)?;
@@ -100,9 +102,14 @@ impl Connections {
         let path = format!("/containerLogs/{}/{}/{container}", wanted.namespace, wanted.name);
         let target = location::kubelet(&*self.objects, node, &with_query(path, &options.query()))?;
         let url = format!("https://{}:{}{}", target.host, target.port, target.path);
+        let socket = websocket::taken(&mut request);
         let answer = self.tls.forward(&target, request).await;
         let response = answer.map_err(|e| StatusError::new(500, "", format!("Get {url:?}: {e}")))?;
-        transport::checked(response, wanted.name).await
+        let response = transport::checked(response, wanted.name).await?;
+        Ok(match socket {
+            Some(socket) => socket.answer(response.into_body()),
+            None => response,
+        })
     }
 
     /// Exec, attach and port-forward.
