@@ -14,8 +14,12 @@ use std::{sync::OnceLock, time::Duration};
 pub enum Finding {
     /// It is well.
     Success,
+    /// It is well, but for something that somebody should look at.
+    Warning(String),
     /// It is not, and this is why.
     Failure(String),
+    /// It could not be asked: this says nothing of the container.
+    Unknown(String),
 }
 
 /// How much of an answer's body is read (upstream: 10 KiB).
@@ -63,16 +67,18 @@ fn http_client() -> &'static reqwest::Client {
             .redirect(same_host)
             .pool_max_idle_per_host(0)
             .no_proxy()
-            .user_agent("kube-probe/1.36")
             .build()
             .expect("a client from constants only fails where TLS has no provider, and the kubelet installs one first")
     })
 }
 
-/// Sends the request; answers with the status code and the first bytes of the body.
-pub async fn http_get(url: &str, get: &HTTPGetAction, timeout: Duration) -> Result<(u16, String), reqwest::Error> {
+/// Sends the request in the name of `agent`, where it names none itself; answers with the status code and the first bytes of the body.
+pub async fn http_get(url: &str, get: &HTTPGetAction, timeout: Duration, agent: &str) -> Result<(u16, String), reqwest::Error> {
     let mut request = http_client().get(url).timeout(timeout);
     let headers = || get.http_headers.iter().flatten();
+    if !headers().any(|h| h.name.eq_ignore_ascii_case("user-agent")) {
+        request = request.header("User-Agent", agent);
+    }
     if !headers().any(|h| h.name.eq_ignore_ascii_case("accept")) {
         request = request.header("Accept", "*/*");
     }
@@ -96,49 +102,56 @@ pub async fn http_get(url: &str, get: &HTTPGetAction, timeout: Duration) -> Resu
 pub async fn check(runtime: &dyn Runtime, probe: &Probe, container: &Container, id: &str, pod_ip: &str) -> Finding {
     let seconds = probe.timeout_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(1).max(1);
     let timeout = Duration::from_secs(seconds);
-    let found = if let Some(exec) = &probe.exec {
-        exec_probe(runtime, id, exec.command.as_deref().unwrap_or_default(), timeout).await
-    } else if let Some(get) = &probe.http_get {
-        http_probe(get, container, pod_ip, timeout).await
-    } else if let Some(socket) = &probe.tcp_socket {
+    if let Some(exec) = &probe.exec {
+        return exec_probe(runtime, id, exec.command.as_deref().unwrap_or_default(), timeout).await;
+    }
+    if let Some(get) = &probe.http_get {
+        return http_probe(get, container, pod_ip, timeout).await;
+    }
+    let found = if let Some(socket) = &probe.tcp_socket {
         let host = socket.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(pod_ip);
         match port(&socket.port, container) {
             Ok(port) => tcp_probe(&host_port(host, port), timeout).await,
-            Err(error) => Err(error),
+            Err(error) => return Finding::Unknown(error),
         }
     } else if let Some(health) = &probe.grpc {
         let address = host_port(pod_ip, u16::try_from(health.port).unwrap_or(0));
         grpc::check(&address, health.service.as_deref().unwrap_or_default(), timeout).await
     } else {
-        Err("missing probe handler".to_owned())
+        return Finding::Unknown("missing probe handler".to_owned());
     };
     found.map_or_else(Finding::Failure, |()| Finding::Success)
 }
 
-async fn exec_probe(runtime: &dyn Runtime, id: &str, command: &[String], timeout: Duration) -> Result<(), String> {
+/// A command that ran and failed, or ran out of its time, speaks of the container; a runtime that cannot run it does not.
+async fn exec_probe(runtime: &dyn Runtime, id: &str, command: &[String], timeout: Duration) -> Finding {
     let asked = runtime.exec_sync(id, command, timeout);
     let timed_out = || {
         let line = command.join(" ");
-        Err(format!("command timed out: {line:?} timed out after {}s", timeout.as_secs()))
+        Finding::Failure(format!("command timed out: {line:?} timed out after {}s", timeout.as_secs()))
     };
     // The runtime enforces the time; one that does not is left after a second more.
     match tokio::time::timeout(timeout + Duration::from_secs(1), asked).await {
         Err(_) | Ok(Err(RuntimeError::DeadlineExceeded(_))) => timed_out(),
-        Ok(Err(error)) => Err(error.to_string()),
-        Ok(Ok(output)) if output.exit_code == 0 => Ok(()),
-        Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)),
+        Ok(Err(error)) => Finding::Unknown(error.to_string()),
+        Ok(Ok(output)) if output.exit_code == 0 => Finding::Success,
+        Ok(Ok(output)) => Finding::Failure(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)),
     }
 }
 
-async fn http_probe(get: &HTTPGetAction, container: &Container, pod_ip: &str, timeout: Duration) -> Result<(), String> {
-    let url = http_url(get, container, pod_ip)?;
-    match http_get(&url, get, timeout).await {
-        Ok((code, _)) if (200..400).contains(&code) => Ok(()),
-        Ok((code, _)) => Err(format!("HTTP probe failed with statuscode: {code}")),
+async fn http_probe(get: &HTTPGetAction, container: &Container, pod_ip: &str, timeout: Duration) -> Finding {
+    let url = match http_url(get, container, pod_ip) {
+        Ok(url) => url,
+        Err(error) => return Finding::Unknown(error),
+    };
+    match http_get(&url, get, timeout, "kube-probe/1.36").await {
+        Ok((code, body)) if (300..400).contains(&code) => Finding::Warning(format!("Probe terminated redirects, Response body: {body}")),
+        Ok((code, _)) if (200..300).contains(&code) => Finding::Success,
+        Ok((code, _)) => Finding::Failure(format!("HTTP probe failed with statuscode: {code}")),
         Err(error) if error.is_timeout() => {
-            Err(format!("Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
+            Finding::Failure(format!("Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"))
         }
-        Err(error) => Err(format!("Get {url:?}: {}", innermost(&error, &url))),
+        Err(error) => Finding::Failure(format!("Get {url:?}: {}", innermost(&error, &url))),
     }
 }
 

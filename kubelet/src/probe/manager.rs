@@ -227,10 +227,18 @@ impl Task {
         if self.current().as_deref() != Some(id) {
             return; // It ended while it was asked: what it said does not count.
         }
-        if let Finding::Failure(why) = &finding {
-            self.node.events.warning(&self.about, "Unhealthy", format!("{} probe failed: {why}", self.kind.as_str()));
+        let kind = self.kind.as_str();
+        match &finding {
+            Finding::Success => {}
+            Finding::Warning(what) => self.node.events.warning(&self.about, "ProbeWarning", format!("{kind} probe warning: {what}")),
+            Finding::Failure(why) => self.node.events.warning(&self.about, "Unhealthy", format!("{kind} probe failed: {why}")),
+            Finding::Unknown(why) => {
+                let text = format!("{kind} probe errored and resulted in unknown state: {why}");
+                self.node.events.warning(&self.about, "Unhealthy", text);
+                return;
+            }
         }
-        let Some(outcome) = streak.count(finding == Finding::Success, &self.probe) else { return };
+        let Some(outcome) = streak.count(!matches!(finding, Finding::Failure(_)), &self.probe) else { return };
         // A container that is to be killed is not asked again, and one that has started needs no startup probe.
         streak.held = self.kind == ProbeKind::Liveness && outcome == Outcome::Failure || self.kind == ProbeKind::Startup;
         if self.outcomes.lock().set(&self.container.name, self.kind, id, outcome) {
