@@ -21,6 +21,8 @@ pub struct Sources<'a> {
     pub config_maps: &'a BTreeMap<String, Fetched<ConfigMap>>,
     /// The secrets that the container names, by name.
     pub secrets: &'a BTreeMap<String, Fetched<Secret>>,
+    /// The environment files that the container names, by volume and path in it.
+    pub files: &'a BTreeMap<(String, String), Fetched<BTreeMap<String, String>>>,
     /// The services whose variables the pod gets: its namespace's and `default/kubernetes`.
     pub services: &'a [Arc<Service>],
     /// The pod's addresses.
@@ -43,6 +45,12 @@ pub fn references(container: &Container) -> (Vec<&str>, Vec<&str>) {
         secrets.extend(source.secret_key_ref.as_ref().map(|r| r.name.as_str()));
     }
     (maps, secrets)
+}
+
+/// The environment files that a container refers to, by volume and path in it.
+pub fn file_references(container: &Container) -> impl Iterator<Item = (&str, &str)> {
+    let sources = container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()?.file_key_ref.as_ref());
+    sources.map(|file| (file.volume_name.as_str(), file.path.as_str()))
 }
 
 /// Docker's link variables for a service: `NAME_SERVICE_HOST` and so on. Headless services have none.
@@ -166,6 +174,18 @@ fn referenced(
             value => Ok(value),
         };
     }
+    if let Some(reference) = &source.file_key_ref {
+        let place = (reference.volume_name.clone(), reference.path.clone());
+        let missing = || EnvError(format!("file {:?} not found in volume {:?}", reference.path, reference.volume_name));
+        let found = optional(sources.files.get(&place), reference.optional, missing)?;
+        let value = found.and_then(|variables| variables.get(&reference.key)).cloned();
+        return match value {
+            None if reference.optional != Some(true) => {
+                Err(EnvError(format!("environment variable key {:?} not found in file {:?}", reference.key, reference.path)))
+            }
+            value => Ok(value),
+        };
+    }
     if let Some(reference) = &source.secret_key_ref {
         let found = optional(sources.secrets.get(&reference.name), reference.optional, || not_found("secret", &reference.name))?;
         let value = found.and_then(|secret| secret.data.as_ref()).and_then(|data| data.get(&reference.key));
@@ -264,6 +284,7 @@ mod tests {
         let sources = Sources {
             config_maps: &maps,
             secrets: &BTreeMap::new(),
+            files: &BTreeMap::new(),
             services: &[service],
             pod_ips: &["10.1.0.5".to_owned()],
             host_ips: &["192.0.2.2".to_owned()],

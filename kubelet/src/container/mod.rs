@@ -3,6 +3,7 @@
 //! All of it is pure but for what [`environment`] and [`config`] are handed by the caller (values of config maps, host paths of volumes).
 
 pub mod config;
+pub mod env_file;
 pub mod environment;
 pub mod expansion;
 pub mod identity;

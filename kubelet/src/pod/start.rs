@@ -9,15 +9,16 @@ use super::{
 use crate::{
     container::{
         config::{Ingredients, container_config},
+        env_file,
         environment::{self, EnvError, Fetched, Sources},
         identity, network,
         sandbox::{SandboxContext, sandbox_config},
         security,
     },
     image::{self, NotStarted, Wanted},
-    node::Node,
+    node::{Node, admission::Refusal},
     recorder::About,
-    runtime,
+    runtime::{self, Features},
     volume::setup::{self, Paths},
 };
 use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig};
@@ -58,6 +59,14 @@ pub async fn create_sandbox(node: &Node, pod: &Pod, config: &PodSandboxConfig) -
     if node.places.is_some() {
         fs::create_dir_all(&config.log_directory).map_err(|e| runtime::RuntimeError::Failed(format!("making the log directory: {e}")))?;
     }
+    let wants = requirements(pod);
+    if wants != Features::default() {
+        let handler = node.lookup.runtime_handler(pod).await.map_err(|e| runtime::RuntimeError::Failed(e.to_string()))?;
+        if let Some(missing) = missing(wants, Features::of(&node.runtime.status().await?, &handler)) {
+            node.events.warning(&About::pod(pod), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {missing}"));
+            return Err(runtime::RuntimeError::Failed(missing));
+        }
+    }
     let named = network::verify_hostname(pod, &node.facts.name, &node.resolver.cluster_domain);
     let made = match node.lookup.runtime_handler(pod).await {
         Ok(_) if named.is_err() => Err(runtime::RuntimeError::Failed(named.err().unwrap_or_default())),
@@ -68,6 +77,39 @@ pub async fn create_sandbox(node: &Node, pod: &Pod, config: &PodSandboxConfig) -
         node.events.warning(&About::pod(pod), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
     }
     made
+}
+
+/// What of the runtime's features the pod cannot do without.
+fn requirements(pod: &Pod) -> Features {
+    let Some(spec) = &pod.spec else { return Features::default() };
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let mut mounts = containers.flat_map(|c| c.volume_mounts.iter().flatten());
+    Features {
+        user_namespaces: spec.host_users == Some(false),
+        recursive_read_only: mounts.any(|m| m.recursive_read_only.as_deref() == Some("Enabled")),
+        ..Features::default()
+    }
+}
+
+/// The first of them that the runtime does not have. User namespaces are not handed out by this kubelet, whatever the runtime has.
+fn missing(wants: Features, has: Features) -> Option<String> {
+    let words = [
+        (wants.user_namespaces, "can't set `spec.hostUsers: false`, user namespaces are not supported on this node"),
+        (wants.recursive_read_only && !has.recursive_read_only, "recursive read-only mounts are not supported by the runtime"),
+    ];
+    words.into_iter().find(|(missing, _)| *missing).map(|(_, text)| text.to_owned())
+}
+
+/// Why the node cannot run the pod at all, with the runtime it has (upstream: `pkg/kubelet/lifecycle`, the pod features' handler).
+pub async fn unsupported(node: &Node, pod: &Pod) -> Option<Refusal> {
+    let policy = pod.spec.as_ref()?.security_context.as_ref()?.supplemental_groups_policy.as_deref();
+    // A runtime that does not answer is asked again when the sandbox is made.
+    let lacks =
+        policy == Some("Strict") && node.runtime.status().await.is_ok_and(|said| !Features::of(&said, "").supplemental_groups_policy);
+    lacks.then(|| Refusal {
+        reason: "SupplementalGroupsPolicyNotSupported".into(),
+        message: "SupplementalGroupsPolicy=Strict is not supported in this node".into(),
+    })
 }
 
 /// Starts one container. Whatever goes wrong comes back as the reason and message of its waiting state; the events are written here.
@@ -189,16 +231,40 @@ async fn container_environment(context: &PodContext<'_>, container: &Container) 
         let found = node.lookup.secret(pod, name).await.map_err(|e| EnvError(e.to_string()));
         secrets.insert(name.to_owned(), found);
     }
+    let mut files: BTreeMap<(String, String), Fetched<_>> = BTreeMap::new();
+    for (volume, path) in environment::file_references(container) {
+        files.entry((volume.to_owned(), path.to_owned())).or_insert_with(|| env_file(context.volumes, volume, path).map(Arc::new));
+    }
     let services = visible_services(node, pod).await;
     let sources = Sources {
         config_maps: &config_maps,
         secrets: &secrets,
+        files: &files,
         services: &services,
         pod_ips: context.ips,
         host_ips: &node.facts.host_ips,
         allocatable: &node.facts.allocatable,
     };
     environment::environment(pod, container, &sources)
+}
+
+/// The largest environment file (upstream: 64 KiB).
+const MAX_ENV_FILE: u64 = 64 * 1024;
+
+/// The variables in a file of a volume, which has to be in it really.
+fn env_file(volumes: &Paths, volume: &str, path: &str) -> Result<BTreeMap<String, String>, EnvError> {
+    let missing = || EnvError(format!("file {path:?} not found in volume {volume:?}"));
+    let root = fs::canonicalize(&volumes.get(volume).ok_or_else(missing)?.path).map_err(|_| missing())?;
+    let file = fs::canonicalize(root.join(path)).map_err(|_| missing())?;
+    let metadata = fs::metadata(&file).map_err(|_| missing())?;
+    if !file.starts_with(&root) || !metadata.is_file() {
+        return Err(missing());
+    }
+    if metadata.len() > MAX_ENV_FILE {
+        return Err(EnvError(format!("file {path:?} in volume {volume:?} has more than {MAX_ENV_FILE} bytes")));
+    }
+    let text = fs::read_to_string(&file).map_err(|error| EnvError(format!("reading file {path:?} of volume {volume:?}: {error}")))?;
+    env_file::parse(&text).map_err(|error| EnvError(format!("file {path:?} of volume {volume:?}: {error}")))
 }
 
 async fn visible_services(node: &Node, pod: &Pod) -> Vec<Arc<Service>> {

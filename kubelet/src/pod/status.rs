@@ -15,8 +15,8 @@ use jiff::Timestamp;
 use k8s_cri::v1::ContainerState as RuntimeState;
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP, Pod,
-        PodIP, PodSpec, PodStatus, Probe, ResourceRequirements, VolumeMount, VolumeMountStatus,
+        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, ContainerUser,
+        HostIP, LinuxContainerUser, Pod, PodIP, PodSpec, PodStatus, Probe, ResourceRequirements, VolumeMount, VolumeMountStatus,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::Time},
 };
@@ -314,6 +314,13 @@ fn from_instance(latest: &Instance, last: Option<&Instance>) -> ContainerStatus 
         restart_count: i32::try_from(identity::restart_count(&latest.status)).unwrap_or(i32::MAX),
         state: Some(state_of(latest)),
         last_state: Some(last.map(state_of).unwrap_or_default()),
+        user: latest.status.user.as_ref().and_then(|u| u.linux.as_ref()).map(|linux| ContainerUser {
+            linux: Some(LinuxContainerUser {
+                uid: linux.uid,
+                gid: linux.gid,
+                supplemental_groups: Some(linux.supplemental_groups.clone()).filter(|g| !g.is_empty()),
+            }),
+        }),
         ..Default::default()
     }
 }
@@ -332,7 +339,9 @@ fn mount_statuses(mounts: Option<&[VolumeMount]>) -> Option<Vec<VolumeMountStatu
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only: read_only.then_some(true),
-            recursive_read_only: read_only.then(|| "Disabled".to_owned()),
+            // Where it is only asked for if possible it is not tried.
+            recursive_read_only: read_only
+                .then(|| mount.recursive_read_only.clone().filter(|r| r == "Enabled").unwrap_or_else(|| "Disabled".into())),
             volume_status: None,
         }
     };

@@ -224,7 +224,11 @@ impl Worker {
 
     /// Has the node let the pod in, or refuses it in the node's words.
     async fn admit(&mut self, pod: &Arc<Pod>) {
-        let Err(refusal) = self.node.admit(pod).await else { return };
+        let refusal = match self.node.admit(pod).await {
+            Ok(()) => start::unsupported(&self.node, pod).await,
+            Err(refusal) => Some(refusal),
+        };
+        let Some(refusal) = refusal else { return };
         self.node.events.warning(&About::pod(pod), &refusal.reason, refusal.message.clone());
         self.failure = Some(Failure::new(refusal.reason, format!("Pod was rejected: {}", refusal.message)));
         self.rejected = true;
@@ -357,9 +361,11 @@ impl Worker {
                 self.volume_retry = VOLUME_RETRY_MIN;
                 Ok(paths)
             }
-            Err((volume, error)) => {
-                let message = format!("MountVolume.SetUp failed for volume {volume:?} : {error}");
-                self.node.events.warning(&About::pod(pod), "FailedMount", message);
+            Err(failed) => {
+                for (volume, error) in failed {
+                    let message = format!("MountVolume.SetUp failed for volume {volume:?} : {error}");
+                    self.node.events.warning(&About::pod(pod), "FailedMount", message);
+                }
                 let wait = self.volume_retry;
                 self.volume_retry = (wait * 2).min(VOLUME_RETRY_MAX);
                 Err(wait)

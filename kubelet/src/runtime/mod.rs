@@ -58,6 +58,29 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// What pods may ask for and not every runtime has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// `hostUsers: false`.
+    pub user_namespaces: bool,
+    /// `recursiveReadOnly`.
+    pub recursive_read_only: bool,
+    /// `supplementalGroupsPolicy: Strict`.
+    pub supplemental_groups_policy: bool,
+}
+
+impl Features {
+    /// What a runtime says of itself and of one of its handlers; the default one has no name.
+    pub fn of(said: &api::StatusResponse, handler: &str) -> Self {
+        let own = said.runtime_handlers.iter().find(|h| h.name == handler).and_then(|h| h.features).unwrap_or_default();
+        Features {
+            user_namespaces: own.user_namespaces,
+            recursive_read_only: own.recursive_read_only_mounts,
+            supplemental_groups_policy: said.features.unwrap_or_default().supplemental_groups_policy,
+        }
+    }
+}
+
 /// The calls the kubelet makes. All of them can be repeated: stopping what is stopped and removing what is gone succeed.
 #[async_trait]
 pub trait Runtime: Send + Sync {

@@ -35,6 +35,13 @@ impl VolumeType for Projected {
             if let Some(down) = part.downward_api {
                 files.extend(downward::files(context, down.items.as_deref().unwrap_or_default(), default_mode)?);
             }
+            for (asked, what) in
+                [(part.cluster_trust_bundle.is_some(), "ClusterTrustBundle"), (part.pod_certificate.is_some(), "PodCertificate")]
+            {
+                if asked {
+                    return Err(VolumeError(format!("{what} projection is not supported in this kubelet")));
+                }
+            }
             if let Some(token) = part.service_account_token {
                 let text = context.lookup.token(context.pod, token.audience.as_deref(), token.expiration_seconds).await;
                 let text = text.map_err(|error| VolumeError(format!("failed to fetch token: {error}")))?;

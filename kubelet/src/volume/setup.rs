@@ -34,15 +34,18 @@ pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
     root.join("pods").join(uid)
 }
 
-/// Sets up every volume of the pod, or brings it up to date. Can be repeated. The error names the volume.
-pub async fn set_up(root: &Path, context: &VolumeContext<'_>) -> std::result::Result<Paths, (String, VolumeError)> {
-    let mut paths = Paths::new();
-    let spec = context.pod.spec.as_ref();
-    for volume in spec.into_iter().flat_map(|s| s.volumes.iter().flatten()) {
-        let path = set_up_one(root, volume, context).await.map_err(|error| (volume.name.clone(), error))?;
-        paths.insert(volume.name.clone(), path);
+/// Sets up every volume of the pod, or brings it up to date, all at once. Can be repeated. The errors name their volumes.
+pub async fn set_up(root: &Path, context: &VolumeContext<'_>) -> std::result::Result<Paths, Vec<(String, VolumeError)>> {
+    let volumes = context.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+    let made = volumes.map(|volume| async move { (volume.name.clone(), set_up_one(root, volume, context).await) });
+    let (mut paths, mut failed) = (Paths::new(), Vec::new());
+    for (name, result) in futures::future::join_all(made).await {
+        match result {
+            Ok(path) => drop(paths.insert(name, path)),
+            Err(error) => failed.push((name, error)),
+        }
     }
-    Ok(paths)
+    if failed.is_empty() { Ok(paths) } else { Err(failed) }
 }
 
 async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -> Result<Mounted> {
@@ -146,6 +149,7 @@ fn one_mount(container: &Container, mount: &VolumeMount, paths: &Paths, env: &[(
         host_path: host_path.to_string_lossy().into_owned(),
         readonly: volume.read_only || mount.read_only == Some(true),
         propagation: config::propagation(mount),
+        recursive_read_only: mount.recursive_read_only.as_deref() == Some("Enabled"),
         ..Default::default()
     })
 }
