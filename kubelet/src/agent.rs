@@ -152,7 +152,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         events: Recorder(client.clone().map(|c| EventRecorder::core(c, "kubelet", &name))),
         lookup: Lookup::new(client.clone()),
         services: caches.as_ref().map(|c| c.of::<Service>()),
-        images: Images::new(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS)),
+        images: Images::with_records(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS), &root),
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
         itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
             cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),

@@ -1,6 +1,9 @@
 //! Images: whether one has to be pulled, pulling it, and what is said about that (upstream: `pkg/kubelet/images/image_manager.go`).
 
+pub mod access;
+
 use crate::{node::Node, pod::backoff::Backoff, recorder::About, runtime::Runtime};
+use access::{Records, SecretUse};
 use jiff::Timestamp;
 use k8s_cri::v1::{AuthConfig, Image, PodSandboxConfig};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -36,6 +39,7 @@ pub struct Images {
     failures: Mutex<HashMap<String, (Timestamp, String)>>,
     /// Counts up whenever an image came or went.
     changes: watch::Sender<u64>,
+    records: Records,
 }
 
 impl Images {
@@ -56,7 +60,13 @@ impl Images {
             backoff: Mutex::default(),
             failures: Mutex::default(),
             changes: Default::default(),
+            records: Records::default(),
         }
+    }
+
+    /// The same, remembering below the kubelet's root directory what images were pulled with.
+    pub fn with_records(parallel: usize, root: &std::path::Path) -> Self {
+        Images { records: Records::new(root), ..Images::new(parallel) }
     }
 }
 
@@ -130,7 +140,22 @@ pub async fn ensure(node: &Node, wanted: &Wanted<'_>) -> Result<Image, NotStarte
         events.warning(&wanted.about, "InspectFailed", message.clone());
         NotStarted::new("ImageInspectError", message)
     })?;
-    match (policy(&tagged, wanted.policy), present) {
+    let policy = policy(&tagged, wanted.policy);
+    let pulled_with = present.as_ref().filter(|_| policy != "Always").and_then(|image| node.images.records.of(&image.id));
+    if let Some(record) = pulled_with {
+        let own: Vec<SecretUse> = credentials(node, wanted.pod, &tagged).await.into_iter().map(|(secret, _)| secret).collect();
+        if !record.allows(&tagged, &own) {
+            if policy == "Never" {
+                let message = format!(
+                    "Container image {name:?} is present with pull policy of Never but does not have the proper credentials to access the image"
+                );
+                events.warning(&wanted.about, "ErrImageNeverPull", message.clone());
+                return Err(NotStarted::new("ErrImageNeverPull", message));
+            }
+            return pull(node, wanted, &tagged).await;
+        }
+    }
+    match (policy, present) {
         ("IfNotPresent" | "Never", Some(image)) => {
             events.normal(
                 &wanted.about,
@@ -166,12 +191,15 @@ async fn pull(node: &Node, wanted: &Wanted<'_>, tagged: &str) -> Result<Image, N
     let began = tokio::time::Instant::now();
     let pulled = pull_with_any(node.runtime.as_ref(), tagged, credentials, wanted.sandbox).await;
     drop(permit);
-    let fetched = match pulled {
-        Ok(reference) => node.runtime.image_status(&reference).await,
-        Err(error) => Err(error),
+    let (fetched, secret) = match pulled {
+        Ok((reference, secret)) => (node.runtime.image_status(&reference).await, secret),
+        Err(error) => (Err(error), None),
     };
     match fetched {
         Ok(Some(image)) => {
+            if let Err(error) = images.records.pulled(&image.id, tagged, secret.as_ref()) {
+                tracing::warn!(image = name, %error, "what the image was pulled with could not be noted");
+            }
             images.failures.lock().remove(&key);
             images.changed();
             let (took, waited) = (shown(began.elapsed()), shown(asked.elapsed()));
@@ -202,23 +230,23 @@ impl Images {
     }
 }
 
-/// Tries the credentials one after the other, or none.
+/// Tries the credentials one after the other, or none. Answers with the image's reference and the secret that opened the door.
 async fn pull_with_any(
     runtime: &dyn Runtime,
     image: &str,
-    credentials: Vec<AuthConfig>,
+    credentials: Vec<(SecretUse, AuthConfig)>,
     sandbox: &PodSandboxConfig,
-) -> crate::runtime::Result<String> {
+) -> crate::runtime::Result<(String, Option<SecretUse>)> {
     let mut last = None;
-    for auth in credentials {
+    for (secret, auth) in credentials {
         match runtime.pull_image(image, Some(auth), sandbox.clone()).await {
-            Ok(reference) => return Ok(reference),
+            Ok(reference) => return Ok((reference, Some(secret))),
             Err(error) => last = Some(error),
         }
     }
     match last {
         Some(error) => Err(error),
-        None => runtime.pull_image(image, None, sandbox.clone()).await,
+        None => Ok((runtime.pull_image(image, None, sandbox.clone()).await?, None)),
     }
 }
 
@@ -244,12 +272,12 @@ struct DockerAuth {
     registrytoken: String,
 }
 
-async fn credentials(node: &Node, pod: &Pod, image: &str) -> Vec<AuthConfig> {
+async fn credentials(node: &Node, pod: &Pod, image: &str) -> Vec<(SecretUse, AuthConfig)> {
     let mut out = Vec::new();
     let spec = pod.spec.as_ref();
     for reference in spec.into_iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
         match node.lookup.secret(pod, &reference.name).await {
-            Ok(secret) => out.extend(matching(&secret, image)),
+            Ok(secret) => out.extend(matching(&secret, image).into_iter().map(|auth| (SecretUse::new(&secret, &auth), auth))),
             Err(_) => {
                 let message = format!(
                     "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
