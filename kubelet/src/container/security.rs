@@ -1,7 +1,7 @@
 //! Security contexts: the pod's and the container's, merged into what the runtime gets (upstream: `kuberuntime/security_context.go`,
 //! `pkg/securitycontext`), and the check that a container that must not run as root does not.
 //!
-//! Left out: SELinux relabelling of volumes and user namespaces (`hostUsers: false`).
+//! Left out: SELinux relabelling of volumes, and user namespaces: a pod with `hostUsers: false` gets no sandbox here and is told so.
 
 use k8s_cri::v1::{
     self as cri, Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
