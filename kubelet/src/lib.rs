@@ -41,7 +41,7 @@ pub use client::clock;
 
 use flags::{Command, Flags};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 /// The version the node reports: the API's.
 pub const VERSION: &str = "v1.36.0";
@@ -50,7 +50,9 @@ pub const VERSION: &str = "v1.36.0";
 pub fn run_process(flags: Flags) -> anyhow::Result<()> {
     let default = if flags.v > 3 { "debug" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // How long each step of a pod's start took shows with the steps' ends.
+    let spans = if flags.v > 3 { FmtSpan::CLOSE } else { FmtSpan::NONE };
+    tracing_subscriber::fmt().with_env_filter(filter).with_span_events(spans).with_writer(std::io::stderr).init();
     client::connection::install_crypto();
     let threads = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     if let Some(Command::Reset(options)) = &flags.command {

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 /// How many requests run at once for all pods. Enough for a full node's start; more would only queue at the server.
 const PARALLEL: usize = 32;
@@ -147,7 +148,8 @@ impl StatusManager {
             let sent = {
                 // The semaphore is never closed.
                 let _slot = self.slots.acquire().await;
-                self.apply(&pods, &key, step, uid, desired).await
+                let sending = tracing::debug_span!("status", pod = format!("{}/{}", key.0, key.1));
+                self.apply(&pods, &key, step, uid, desired).instrument(sending).await
             };
             match sent {
                 Ok(()) => wait = RETRY.0,

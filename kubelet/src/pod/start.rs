@@ -30,6 +30,7 @@ use std::{
     path::Path,
     sync::Arc,
 };
+use tracing::Instrument;
 
 /// What all containers of one pod are started with.
 pub struct PodContext<'a> {
@@ -127,7 +128,7 @@ pub async fn start_container(context: &PodContext<'_>, role: Role, container: &C
     let image_name = container.image.clone().unwrap_or_default();
     let policy = container.image_pull_policy.as_deref();
     let wanted = Wanted { pod, image: &image_name, policy, about: about.clone(), sandbox: context.sandbox_config };
-    let image = image::ensure(node, &wanted).await.map_err(failed)?;
+    let image = image::ensure(node, &wanted).instrument(tracing::debug_span!("image")).await.map_err(failed)?;
     let restart_count = observed.latest(&container.name).map_or(0, |last| identity::restart_count(&last.status) + 1);
     let config = prepare(context, container, &image, restart_count).await;
     let mut config = config.map_err(|message| failed(NotStarted::new("CreateContainerConfigError", message)))?;
@@ -141,10 +142,12 @@ pub async fn start_container(context: &PodContext<'_>, role: Role, container: &C
     let id = node
         .runtime
         .create_container(context.sandbox, config, context.sandbox_config.clone())
+        .instrument(tracing::debug_span!("create", container = %container.name))
         .await
         .map_err(|error| failed(NotStarted::new("CreateContainerError", error.to_string())))?;
     node.events.normal(&about, "Created", "Container created");
-    node.runtime.start_container(&id).await.map_err(|error| failed(NotStarted::new("RunContainerError", error.to_string())))?;
+    let started = node.runtime.start_container(&id).instrument(tracing::debug_span!("start", container = %container.name)).await;
+    started.map_err(|error| failed(NotStarted::new("RunContainerError", error.to_string())))?;
     node.events.normal(&about, "Started", "Container started");
     post_start(context, role, container, &id).await
 }

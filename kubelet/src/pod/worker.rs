@@ -32,6 +32,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// How soon what failed for a reason that time may cure is tried again (upstream's pod workers back off as long).
 const RETRY: Duration = Duration::from_secs(10);
@@ -186,7 +187,7 @@ impl Worker {
                     tokio::select! {
                         biased;
                         _ = end.wait_for(Update::ends) => continue,
-                        wake = self.sync(&update.pod) => wake,
+                        wake = self.sync(&update.pod).instrument(tracing::debug_span!("turn", pod = %identity::described(&update.pod))) => wake,
                     }
                 }
                 Stage::Terminating => match self.terminate(&update, &updates).await {
@@ -239,9 +240,13 @@ impl Worker {
         self.failure.is_some() || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
+    async fn observe(&self) -> runtime::Result<Observed> {
+        Observed::fetch(self.node.runtime.as_ref(), &self.uid).instrument(tracing::debug_span!("observe")).await
+    }
+
     /// One turn. Answers when to look again if nothing happens before.
     async fn sync(&mut self, pod: &Arc<Pod>) -> Option<Duration> {
-        match Observed::fetch(self.node.runtime.as_ref(), &self.uid).await {
+        match self.observe().await {
             Ok(observed) => self.saw(observed),
             Err(error) => {
                 tracing::warn!(pod = %identity::described(pod), %error, "the runtime does not answer");
@@ -275,7 +280,7 @@ impl Worker {
         let changed = before != self.reasons;
         let only_waits = changed && !acted && self.only_waits(&before);
         if acted || (changed && !only_waits) {
-            match Observed::fetch(self.node.runtime.as_ref(), &self.uid).await {
+            match self.observe().await {
                 Ok(observed) => self.saw(observed),
                 Err(_) => return Some(SOON),
             }
@@ -356,7 +361,7 @@ impl Worker {
         let Some(places) = &self.node.places else { return Ok(setup::Paths::new()) };
         let ips = self.observed.ips();
         let context = VolumeContext { pod, lookup: &self.node.lookup, node: &self.node.facts, pod_ips: &ips };
-        match setup::set_up(&places.root, &context).await {
+        match setup::set_up(&places.root, &context).instrument(tracing::debug_span!("volumes")).await {
             Ok(paths) => {
                 self.volume_retry = VOLUME_RETRY_MIN;
                 Ok(paths)
@@ -437,7 +442,8 @@ impl Worker {
         let (id, attempt, mut ips) = match (plan.create_sandbox, self.observed.ready_sandbox()) {
             (Some(attempt), _) => {
                 let config = start::sandbox_for(&self.node, pod, attempt);
-                let id = start::create_sandbox(&self.node, pod, &config).await.inspect_err(|error| {
+                let made = start::create_sandbox(&self.node, pod, &config).instrument(tracing::debug_span!("sandbox"));
+                let id = made.await.inspect_err(|error| {
                     tracing::debug!(%error, "sandbox");
                 })?;
                 let status = self.node.runtime.sandbox_status(&id).await?;
@@ -476,7 +482,8 @@ impl Worker {
     async fn terminate(&mut self, update: &Update, updates: &watch::Receiver<Update>) -> runtime::Result<()> {
         let pod = &self.resize.given(&update.pod);
         self.probes.stop_killing();
-        self.saw(Observed::fetch(self.node.runtime.as_ref(), &self.uid).await?);
+        let observed = self.observe().await?;
+        self.saw(observed);
         self.report(pod, false);
         let mut grace = update.grace();
         let mut newest = updates.clone();
@@ -491,7 +498,8 @@ impl Worker {
                 Ok(change) = shorter => grace = change.grace(),
             }
         }
-        self.saw(Observed::fetch(self.node.runtime.as_ref(), &self.uid).await?);
+        let observed = self.observe().await?;
+        self.saw(observed);
         if self.observed.any_running() {
             return Err(runtime::RuntimeError::Failed("containers still run".into()));
         }
