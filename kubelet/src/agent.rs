@@ -299,6 +299,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         labels: parse_labels(&flags.node_labels)?,
         taints,
         pod_cidr: Some(settings.pod_cidr.clone()).filter(|c| !c.is_empty()),
+        provider_id: Some(settings.provider_id.clone()).filter(|id| !id.is_empty()),
+        register: settings.register_node,
         status: node::status::first(&status_facts, &node).await,
     };
     // Pods are watched at once; the server knows which are ours before it knows our node.

@@ -102,7 +102,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         let labels = agent::parse_labels(&flags.node_labels)?;
         let taints =
             flags.register_with_taints.iter().filter(|t| !t.is_empty()).map(|t| agent::parse_taint(t)).collect::<Result<_, _>>()?;
-        let registration = Registration { name, labels, taints, pod_cidr: None, status: Default::default() };
+        let registration =
+            Registration { name, labels, taints, pod_cidr: None, provider_id: None, register: true, status: Default::default() };
         let seconds = settings.node_lease_duration_seconds;
         let frequency =
             status::Frequency { look: settings.node_status_update_frequency.get(), report: settings.node_status_report_frequency.get() };

@@ -8,7 +8,7 @@
 //! | [`probe`], [`volume`], [`image`] | what pods have besides containers |
 //! | [`source`] | where pods come from: the API, and manifests on the node |
 //! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
-//! | [`node`] | the node itself: cgroups, status, lease |
+//! | [`node`] | the node itself: what it is and has, status, lease, evictions, garbage, shutdown |
 //! | [`certificate`] | how the node joins and renews its certificates |
 //! | [`server`] | logs, exec and port-forward for the API server |
 //! | [`clock`] | the time, as a parameter |

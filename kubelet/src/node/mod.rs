@@ -1,5 +1,5 @@
-//! The node: what all of its pods share ([`Node`]), what it is ([`NodeFacts`], [`machine`]), and what it tells the API of itself
-//! ([`registration`], [`status`], [`lease`]).
+//! The node: what all of its pods share ([`Node`]), what it is ([`NodeFacts`], [`machine`]), what it tells the API of itself ([`registration`], [`status`],
+//! [`lease`]), what is used of it ([`usage`]) and how it keeps that in bounds ([`admission`], [`cgroups`], [`eviction`], [`gc`]), and its end ([`shutdown`]).
 
 pub mod admission;
 pub mod cgroups;

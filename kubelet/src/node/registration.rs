@@ -24,6 +24,10 @@ pub struct Registration {
     pub taints: Vec<Taint>,
     /// Its part of the pod network, where nobody else allocates it.
     pub pod_cidr: Option<String>,
+    /// What a cloud calls the machine.
+    pub provider_id: Option<String>,
+    /// Whether the node makes its own object; else somebody else does.
+    pub register: bool,
     /// Its first status.
     pub status: NodeStatus,
 }
@@ -48,6 +52,7 @@ fn object(registration: &Registration) -> Node {
     node.spec = Some(NodeSpec {
         taints: (!registration.taints.is_empty()).then(|| registration.taints.clone()),
         pod_cidr: registration.pod_cidr.clone(),
+        provider_id: registration.provider_id.clone(),
         pod_cidrs: registration.pod_cidr.clone().map(|cidr| vec![cidr]),
         ..Default::default()
     });
@@ -72,9 +77,11 @@ pub async fn register(nodes: &Api<Node>, registration: &Registration, stop: &Can
 }
 
 async fn try_register(nodes: &Api<Node>, registration: &Registration) -> kube::Result<Node> {
-    match nodes.create(&PostParams::default(), &object(registration)).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        other => return other,
+    if registration.register {
+        match nodes.create(&PostParams::default(), &object(registration)).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            other => return other,
+        }
     }
     // What others wrote (labels, taints) stays; the status follows as a patch like any other.
     let patch = json!({"metadata": {"labels": labels(registration)}});
@@ -94,6 +101,8 @@ mod tests {
             labels: BTreeMap::from([("a".into(), "b".into())]),
             taints: vec![Taint { key: "k".into(), effect: "NoSchedule".into(), ..Default::default() }],
             pod_cidr: None,
+            provider_id: Some("cloud://1".into()),
+            register: true,
             status: NodeStatus { node_info: Some(info), ..Default::default() },
         };
         let node = object(&registration);
@@ -102,6 +111,7 @@ mod tests {
             (labels["kubernetes.io/hostname"].as_str(), labels["kubernetes.io/arch"].as_str(), labels["a"].as_str()),
             ("n1", "amd64", "b")
         );
-        assert_eq!(node.spec.expect("a spec").taints.expect("taints")[0].key, "k");
+        let spec = node.spec.expect("a spec");
+        assert_eq!((spec.taints.expect("taints")[0].key.as_str(), spec.provider_id.as_deref()), ("k", Some("cloud://1")));
     }
 }

@@ -144,15 +144,14 @@ impl Reader<'_> {
     /// A file system, with how much of it something takes; all that is taken where nobody says.
     fn fs(&self, on: Option<Filesystem>, used: Option<(u64, u64)>) -> Fs {
         let on = on.unwrap_or_default();
-        let taken = |o: crate::node::eviction::signal::Observation| positive(o.capacity - o.available);
         Fs {
             time: self.time(),
             available_bytes: positive(on.bytes.available),
             capacity_bytes: positive(on.bytes.capacity),
-            used_bytes: used.map(|u| u.0).or(taken(on.bytes)),
+            used_bytes: used.map(|u| u.0).or(positive(on.used)),
             inodes_free: positive(on.inodes.available),
             inodes: positive(on.inodes.capacity),
-            inodes_used: used.map(|u| u.1).or(taken(on.inodes)),
+            inodes_used: used.map(|u| u.1).or(positive(on.inodes.capacity - on.inodes.available)),
         }
     }
 

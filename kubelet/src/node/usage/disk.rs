@@ -10,6 +10,8 @@ pub struct Filesystem {
     pub bytes: Observation,
     /// Inodes.
     pub inodes: Observation,
+    /// Bytes that files take; what is kept for the administrator is neither taken nor available.
+    pub used: i64,
 }
 
 /// The file system that a path is on.
@@ -23,6 +25,7 @@ pub fn filesystem(path: &Path) -> io::Result<Filesystem> {
             capacity: whole(unit.saturating_mul(found.blocks())),
         },
         inodes: Observation { available: whole(found.files_available()), capacity: whole(found.files()) },
+        used: whole(unit.saturating_mul(found.blocks().saturating_sub(found.blocks_free()))),
     })
 }
 
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn a_file_system_has_room() {
         let found = filesystem(Path::new("/")).expect("it is there");
-        assert!(found.bytes.capacity >= found.bytes.available && found.bytes.capacity > 0);
+        assert!(found.bytes.capacity >= found.bytes.available + found.used && found.used > 0);
         assert!(!are_apart(Path::new("/"), Path::new("/")) && are_apart(Path::new("/"), Path::new("/proc")));
     }
 }
