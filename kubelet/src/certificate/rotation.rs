@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// When a new certificate is due. `dice` is between 0 and 1.
 pub fn due(validity: Validity, dice: f64) -> Timestamp {
     let whole = validity.not_after.duration_since(validity.not_before).as_secs_f64();
-    validity.not_before + SignedDuration::from_secs((whole * (0.7 + 0.2 * dice)) as i64)
+    validity.not_before + SignedDuration::from_secs((whole * (0.7 + 0.2 * dice)).round() as i64)
 }
 
 /// Takes a new certificate, as PEM with its key.

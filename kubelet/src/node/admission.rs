@@ -338,10 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn a_node_under_pressure_takes_critical_pods_alone() {
+    fn a_closed_node_takes_nobody_until_it_opens() {
         let admission = Admission::default();
-        admission.close(Some(("Evicted", "The node had condition: [MemoryPressure]. ".into())));
-        assert_eq!(admission.admit("u", &pod(json!({"containers": []})), None, &allocatable()).expect_err("closed").reason, "Evicted");
-        assert_eq!(admission.admit("v", &pod(json!({"containers": [], "priority": 2_000_000_000})), None, &allocatable()), Ok(()));
+        admission.close(Some(("NodeShutdown", "Pod was rejected as the node is shutting down.".into())));
+        for pod in [pod(json!({"containers": []})), pod(json!({"containers": [], "priority": 2_000_000_000}))] {
+            assert_eq!(admission.admit("u", &pod, None, &allocatable()).expect_err("closed").reason, "NodeShutdown");
+        }
+        admission.close(None);
+        assert_eq!(admission.admit("u", &pod(json!({"containers": []})), None, &allocatable()), Ok(()));
     }
 }
