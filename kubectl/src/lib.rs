@@ -14,6 +14,7 @@ pub mod discovery;
 pub mod duration;
 pub mod encoding;
 pub mod error;
+pub mod explain;
 pub mod family;
 pub mod generate;
 pub mod jsonpath;

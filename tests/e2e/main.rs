@@ -6,6 +6,7 @@ mod bad_input;
 mod components;
 mod containers;
 mod deployment;
+mod explaining;
 mod labels;
 mod leftovers;
 mod names;

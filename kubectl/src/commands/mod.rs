@@ -17,10 +17,12 @@ mod cordon;
 mod create;
 mod delete;
 mod describe;
+mod diff;
 mod drain;
 mod edit;
 mod events;
 mod exec;
+mod explain;
 mod expose;
 mod get;
 mod label;
@@ -56,6 +58,7 @@ pub fn root() -> Command {
         (BEGINNER, expose::cli()),
         (BEGINNER, run::cli()),
         (BEGINNER, set::cli().in_namespace()),
+        (INTERMEDIATE, explain::cli()),
         (INTERMEDIATE, get::cli().in_namespace()),
         (INTERMEDIATE, edit::cli().in_namespace()),
         (INTERMEDIATE, delete::cli().in_namespace()),
@@ -77,6 +80,7 @@ pub fn root() -> Command {
         (TROUBLESHOOTING, events::cli().in_namespace()),
         (TROUBLESHOOTING, why::cli().in_namespace()),
         (TROUBLESHOOTING, timeline::cli().in_namespace()),
+        (ADVANCED, diff::cli()),
         (ADVANCED, apply::cli()),
         (ADVANCED, patch::cli().in_namespace()),
         (ADVANCED, replace::cli()),
