@@ -121,11 +121,13 @@ fn definition(schema: &Schema, descriptions: &Descriptions, definition: &Definit
     let name = definition.full_name();
     let described = |f: &Field, wanted: &mut BTreeSet<String>| {
         let mut value = property(schema, f, wanted);
-        describe(&mut value, descriptions.of_field(&name, &f.name));
+        describe(&mut value, descriptions.of_field(&name, &f.name).or_else(|| of_every_object(&f.name).map(Cow::Borrowed)));
         (f.name.to_string(), value)
     };
     let properties: Map<String, Value> = definition.fields.iter().map(|f| described(f, wanted)).collect();
-    let mut required: Vec<&str> = definition.fields.iter().filter(|f| f.required).map(|f| f.name.as_ref()).collect();
+    // An object's metadata may always be left out, whatever the Rust types say.
+    let needed = definition.fields.iter().filter(|f| f.required && f.name != "metadata");
+    let mut required: Vec<&str> = needed.map(|f| f.name.as_ref()).collect();
     required.sort_unstable();
     let mut out = json!({"type": "object"});
     if !properties.is_empty() {
@@ -138,6 +140,21 @@ fn definition(schema: &Schema, descriptions: &Descriptions, definition: &Definit
         out["x-kubernetes-map-type"] = json!("atomic");
     }
     out
+}
+
+/// What is said about the two fields that every object has. `kubectl explain` shows it of each kind, and its users look for the first words.
+pub fn of_every_object(field: &str) -> Option<&'static str> {
+    const CONVENTIONS: [(&str, &str); 2] = [
+        (
+            "apiVersion",
+            "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources",
+        ),
+        (
+            "kind",
+            "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
+        ),
+    ];
+    CONVENTIONS.iter().find(|(name, _)| *name == field).map(|(_, text)| *text)
 }
 
 fn property(schema: &Schema, field: &Field, wanted: &mut BTreeSet<String>) -> Value {
