@@ -5,6 +5,8 @@
 
 use crate::admission;
 use crate::aggregation::{self, Aggregator, ProxyIdentity};
+use crate::audit::log::{Log, Rotation};
+use crate::audit::{Audit, policy::Policy};
 use crate::authentication::{self, Authenticator};
 use crate::authorization::{self, rbac::Rbac};
 use crate::bootstrap::Cluster;
@@ -153,7 +155,9 @@ impl Builder {
             min_watch_timeout: Duration::from_secs(options.min_request_timeout),
             stop: stop.clone(),
         };
+        let audit = audit(&options)?;
         let pipeline = Arc::new(Pipeline {
+            audit,
             authentication,
             authorization,
             api: Arc::new(api),
@@ -176,6 +180,7 @@ impl Builder {
             today: k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
         };
         tokio::spawn(aggregation::availability::run(aggregator, registry.clone(), stop.clone()));
+        tokio::spawn(admission::policy::type_checking::run(registry.clone(), stop.clone()));
         tokio::spawn(crate::flow_control::run(registry.clone(), stop.clone()));
         tokio::spawn(bootstrap(objects, cluster, bootstrapped, stop.clone()));
         Ok(Running { address, cert_dir, registry, stop, serving, store })
@@ -218,6 +223,15 @@ async fn bootstrap(objects: Arc<dyn Objects>, cluster: Cluster, done: Check, sto
         }
     }
     done.set(true);
+}
+
+/// The audit log, where there is to be one.
+fn audit(options: &Options) -> Result<Option<Audit>> {
+    let (Some(policy), Some(path)) = (&options.audit_policy_file, &options.audit_log_path) else { return Ok(None) };
+    let read = Policy::parse(&read(policy)?).map_err(|e| anyhow!("{}: {e}", policy.display()))?;
+    let rotation = Rotation { size: options.audit_log_maxsize.saturating_mul(1024 * 1024), backups: options.audit_log_maxbackup };
+    let log = Log::open(path, rotation).with_context(|| format!("cannot open {}", path.display()))?;
+    Ok(Some(Audit::start(read, log)))
 }
 
 async fn open_store(options: &Options) -> Result<Arc<dyn Store>> {

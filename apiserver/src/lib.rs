@@ -7,6 +7,7 @@
 pub mod admission;
 pub mod aggregation;
 pub mod assembly;
+pub mod audit;
 pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;

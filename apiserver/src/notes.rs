@@ -1,8 +1,10 @@
 //! What a request leaves behind besides its answer: warnings for the client, and annotations for the audit log. They are kept from wherever something is
 //! noticed, and count whatever the request comes to: a warning about a field is told also when the write then fails.
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How long all warnings of an answer may be together, in characters, and how long each may be once they are more (upstream: `filters/warning.go`).
 const TOTAL: usize = 4 * 1024;
@@ -15,6 +17,8 @@ const WARNINGS: usize = 512;
 pub struct Notes {
     warnings: Mutex<Vec<String>>,
     annotations: Mutex<BTreeMap<String, String>>,
+    keeps_body: AtomicBool,
+    body: Mutex<Option<Bytes>>,
 }
 
 impl Notes {
@@ -51,6 +55,23 @@ impl Notes {
     /// Keeps a fact for the audit log. The first value of a key stays, as upstream's.
     pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
         self.annotations.lock().entry(key.into()).or_insert_with(|| value.into());
+    }
+
+    /// From now on, whoever reads the request's body leaves it here as well.
+    pub fn want_body(&self) {
+        self.keeps_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Leaves the request's body, if somebody wants it.
+    pub fn keep_body(&self, body: &Bytes) {
+        if self.keeps_body.load(Ordering::Relaxed) {
+            *self.body.lock() = Some(body.clone());
+        }
+    }
+
+    /// The request's body, if it was wanted and read.
+    pub fn body(&self) -> Option<Bytes> {
+        self.body.lock().take()
     }
 
     /// The facts for the audit log.

@@ -129,6 +129,18 @@ pub struct Options {
     /// A watch that names no timeout ends after a random time between this, in seconds, and twice this
     #[arg(long, default_value_t = 1800)]
     pub min_request_timeout: u64,
+    /// Which requests are recorded in the audit log, and how much of them
+    #[arg(long, requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The audit log; - is the standard output
+    #[arg(long, requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// The audit log is turned over at this size, in MiB
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxsize: u64,
+    /// How many audit logs that were turned over are kept; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    pub audit_log_maxbackup: usize,
     /// How much to log: 0 to 2 is informational, 4 debug, 6 and above everything
     #[arg(long, short, default_value_t = 0)]
     pub v: u8,

@@ -3,18 +3,21 @@
 //!
 //! A refusal on the way is an answer like any other. A panic in a handler ends that request with 500 and nothing else.
 
+use crate::audit::{Audit, Origin, Record};
 use crate::authentication::{self, Credentials, Outcome, UserInfo, impersonation};
 use crate::authorization::{self, Attributes, Authorizer, Decision, forbidden};
 use crate::flow_control::{Classifier, Flow};
 use crate::handlers::{Api, Call};
 use crate::metrics::Metrics;
 use crate::negotiation::{Format, Offer, negotiate};
+use crate::notes::Notes;
 use crate::request::{Query, RequestInfo};
 use crate::respond::{self, Response};
 use api::StatusError;
 use axum::body::Body;
 use futures::FutureExt;
 use http::{HeaderMap, Method, Request, header};
+use http_body_util::BodyExt;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -55,6 +58,8 @@ pub struct Pipeline {
     pub writes: Turns,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who records what is asked for, where that is wanted.
+    pub audit: Option<Audit>,
 }
 
 impl Pipeline {
@@ -77,45 +82,102 @@ impl Pipeline {
 
     async fn answer(&self, connection: &Connection, request: Request<Body>, info: RequestInfo, query: Query) -> Response {
         let format = negotiate(request.headers(), query.get("pretty"), Offer::Plain).unwrap_or(Format::JSON);
-        match self.authorized(connection, request.headers(), &info, &query).await {
-            Ok(attributes) => {
-                let flow = self.flows.classify(&attributes).unwrap_or_default();
-                let _turn = match info.long_running() || flow.exempt {
-                    true => None,
-                    false => match self.turn(request.method()).wait().await {
-                        Some(turn) => Some(turn),
-                        None => return too_many(),
-                    },
-                };
-                let mut response = self.api.serve(Call::new(request, info, query, attributes.user, Arc::default())).await;
-                tell(&mut response, &flow);
-                response
-            }
+        let id = audit_id(request.headers());
+        let authorized = self.authorized(connection, request.headers(), &info, &query).await;
+        let notes = Arc::new(Notes::default());
+        let record = match &self.audit {
+            Some(audit) => self.record(audit, connection, (request.uri(), request.headers()), &id, &authorized, &notes).await,
+            None => None,
+        };
+        let long = info.long_running();
+        let response = match authorized.decision {
+            Ok(()) => self.admitted(request, info, query, authorized.attributes, notes.clone()).await,
             Err(refusal) => respond::status(&refusal, format),
+        };
+        let mut response = match record {
+            Some(record) => recorded(record, response, notes, long).await,
+            None => response,
+        };
+        if let Ok(id) = http::HeaderValue::from_str(&id) {
+            response.headers_mut().insert("audit-id", id);
         }
+        response
+    }
+
+    /// Answers somebody who may ask, when it is their turn.
+    async fn admitted(
+        &self,
+        request: Request<Body>,
+        info: RequestInfo,
+        query: Query,
+        attributes: Attributes,
+        notes: Arc<Notes>,
+    ) -> Response {
+        let flow = self.flows.classify(&attributes).unwrap_or_default();
+        let _turn = match info.long_running() || flow.exempt {
+            true => None,
+            false => match self.turn(request.method()).wait().await {
+                Some(turn) => Some(turn),
+                None => return too_many(),
+            },
+        };
+        let mut response = self.api.serve(Call::new(request, info, query, attributes.user, notes)).await;
+        tell(&mut response, &flow);
+        response
+    }
+
+    /// Begins the record of a request.
+    async fn record(
+        &self,
+        audit: &Audit,
+        connection: &Connection,
+        (uri, headers): (&http::Uri, &HeaderMap),
+        id: &str,
+        authorized: &Authorized,
+        notes: &Notes,
+    ) -> Option<Record> {
+        let uri = uri.path_and_query().map_or("/", |p| p.as_str());
+        let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let origin = Origin { id, uri, peer: connection.peer.ip(), agent, impersonator: authorized.impersonator.as_ref() };
+        let mut record = audit.record(&authorized.attributes, &origin)?;
+        record.decided(notes, authorized.decision.as_ref().err());
+        if record.wants_bodies().0 {
+            notes.want_body();
+        }
+        record.stage("RequestReceived", None, notes).await;
+        Some(record)
     }
 
     fn turn(&self, method: &Method) -> &Turns {
         if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) { &self.reads } else { &self.writes }
     }
 
-    /// Who asks, if they may.
-    async fn authorized(
-        &self,
-        connection: &Connection,
-        headers: &HeaderMap,
-        info: &RequestInfo,
-        query: &Query,
-    ) -> Result<Attributes, StatusError> {
-        let user = self.authenticate(connection, headers).await?;
+    /// Who asks, and whether they may.
+    async fn authorized(&self, connection: &Connection, headers: &HeaderMap, info: &RequestInfo, query: &Query) -> Authorized {
+        let user = match self.authenticate(connection, headers).await {
+            Ok(user) => user,
+            Err(refusal) => {
+                let attributes = attributes(UserInfo::default(), info, query);
+                return Authorized { attributes, impersonator: None, decision: Err(refusal) };
+            }
+        };
         let mut attributes = attributes(user, info, query);
-        if let Some(wanted) = impersonation::wanted(headers)? {
-            attributes.user = impersonation::impersonate(wanted, &attributes, &*self.authorization)?;
+        let mut impersonator = None;
+        let wanted = match impersonation::wanted(headers) {
+            Ok(Some(wanted)) => impersonation::impersonate(wanted, &attributes, &*self.authorization).map(Some),
+            Ok(None) => Ok(None),
+            Err(refusal) => Err(refusal),
+        };
+        match wanted {
+            Ok(Some(user)) => impersonator = Some(std::mem::replace(&mut attributes.user, user)),
+            Ok(None) => {}
+            Err(refusal) => return Authorized { attributes, impersonator: None, decision: Err(refusal) },
         }
-        match self.authorization.authorize(&attributes) {
-            Decision::Allow(_) => Ok(attributes),
+        let decision = match self.authorization.authorize(&attributes) {
+            Decision::Allow(_) => Ok(()),
             Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(&attributes, &reason)),
-        }
+        };
+        Authorized { attributes, impersonator, decision }
     }
 
     async fn authenticate(&self, connection: &Connection, headers: &HeaderMap) -> Result<UserInfo, StatusError> {
@@ -131,6 +193,49 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// What came of the question who asks and whether they may.
+struct Authorized {
+    attributes: Attributes,
+    /// Whose credentials they were, where the request counts for somebody else.
+    impersonator: Option<UserInfo>,
+    decision: Result<(), StatusError>,
+}
+
+/// The id of a request in the audit log: the client's, if it gave one.
+fn audit_id(headers: &HeaderMap) -> String {
+    const LONGEST: usize = 64;
+    let given = headers.get("audit-id").and_then(|v| v.to_str().ok()).filter(|id| !id.is_empty() && id.len() <= LONGEST);
+    given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned)
+}
+
+/// Ends the record of a request with its answer; that of a stream when the stream ends.
+async fn recorded(mut record: Record, response: Response, notes: Arc<Notes>, long: bool) -> Response {
+    if let Some(body) = notes.body() {
+        record.request(&body);
+    }
+    let code = response.status().as_u16();
+    if long {
+        record.stage("ResponseStarted", Some(code), &notes).await;
+        let end = record.at_end(code, notes);
+        let (head, body) = response.into_parts();
+        let body = body.map_frame(move |frame| {
+            let _kept = &end;
+            frame
+        });
+        return Response::from_parts(head, Body::new(body));
+    }
+    let mut response = response;
+    if record.wants_bodies().1 {
+        let (head, body) = response.into_parts();
+        // An answer that breaks off is recorded without its body.
+        let bytes = body.collect().await.map(|c| c.to_bytes()).unwrap_or_default();
+        record.response(&bytes);
+        response = Response::from_parts(head, Body::from(bytes));
+    }
+    record.stage("ResponseComplete", Some(code), &notes).await;
+    response
 }
 
 /// A bound on what is worked on at a time, with one on what waits for that.

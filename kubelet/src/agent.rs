@@ -346,14 +346,11 @@ async fn register_and_keep(
 
 /// Waits for the end: until told to stop, or a part fails in a way that it cannot go on from.
 async fn finish(mut tasks: JoinSet<()>, stop: CancellationToken) -> anyhow::Result<()> {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            // A part that has nothing to do here ends at once, which is no failure of it.
-            Some(ended) = tasks.join_next() => if let Err(error) = ended {
-                stop.cancel();
-                bail!("a part of the kubelet failed: {error}");
-            },
+    tokio::select! {
+        () = stop.cancelled() => {}
+        Some(Err(error)) = tasks.join_next() => {
+            stop.cancel();
+            bail!("a part of the kubelet failed: {error}");
         }
     }
     // Containers go on running; the next kubelet takes them over.

@@ -18,11 +18,11 @@ fn main() {
     let mut rest = arguments.iter();
     while let Some(key) = rest.next() {
         match (key.strip_prefix("--"), rest.next()) {
-            (Some(key @ ("server" | "token" | "pid" | "pods" | "nodes" | "only")), Some(value)) => {
+            (Some(key @ ("server" | "token" | "pid" | "pods" | "only")), Some(value)) => {
                 drop(options.insert(key.to_owned(), value.clone()))
             }
             _ => {
-                eprintln!("usage: bench [--only api|in-process|cluster|scale] [--pods N] [--nodes N] [--server URL --token T [--pid P]]");
+                eprintln!("usage: bench [--only api|in-process|cluster|scale] [--pods N] [--server URL --token T [--pid P]]");
                 std::process::exit(2);
             }
         }
@@ -59,10 +59,6 @@ fn main() {
         cluster::measure();
     }
     if wanted("scale") {
-        let nodes = options.get("nodes").map(|n| n.parse()).transpose().unwrap_or_else(|_| {
-            eprintln!("--nodes takes a number");
-            std::process::exit(2);
-        });
-        scale::measure(pods, nodes);
+        scale::measure(pods);
     }
 }

@@ -1,7 +1,7 @@
 //! Policy on writes, after authorisation. Each plugin is a file and a row of [`plugins`]; all get to change the object first, in upstream's order
 //! (`pkg/kubeapiserver/options/plugins.go`), and after validation all get to refuse it.
 //!
-//! Webhooks of the user's own come last, the validating ones before the quota is charged, as upstream.
+//! Policies and webhooks of the user's own come last, the validating ones before the quota is charged, as upstream.
 
 pub mod certificates;
 pub mod limit_ranger;
@@ -9,6 +9,7 @@ pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
 pub mod pods;
+pub mod policy;
 pub mod resource_quota;
 pub mod rounds;
 pub mod service_account;
@@ -161,7 +162,9 @@ const ROWS: &[Row] = &[
     ("CertificateSigning", true, |s| Arc::new(certificates::Signing { authorizer: s.authorizer.clone() })),
     ("CertificateSubjectRestriction", true, |_| Arc::new(certificates::SubjectRestriction)),
     ("DefaultIngressClass", true, |s| Arc::new(storage::DefaultIngressClass { objects: s.objects.clone() })),
+    ("MutatingAdmissionPolicy", true, |s| Arc::new(policy::Mutating::new(s))),
     ("MutatingAdmissionWebhook", true, |s| Arc::new(webhook::Mutating::new(s))),
+    ("ValidatingAdmissionPolicy", true, |s| Arc::new(policy::Validating::new(s))),
     ("ValidatingAdmissionWebhook", true, |s| Arc::new(webhook::Validating::new(s))),
     ("RBACEscalation", true, |s| Arc::new(Escalation { rbac: s.rbac.clone(), authorizer: s.authorizer.clone() })),
     ("ResourceQuota", true, |s| Arc::new(resource_quota::ResourceQuotas::new(s.objects.clone()))),
@@ -173,12 +176,10 @@ const KNOWN: &[&str] = &[
     "ClusterTrustBundleAttest",
     "EventRateLimit",
     "ExtendedResourceToleration",
-    "MutatingAdmissionPolicy",
     "OwnerReferencesPermissionEnforcement",
     "PodNodeSelector",
     "PodTolerationRestriction",
     "PodTopologyLabels",
-    "ValidatingAdmissionPolicy",
 ];
 
 /// The plugins that are on, in order: the default ones, with those of `--enable-admission-plugins` and without those of `--disable-admission-plugins`.

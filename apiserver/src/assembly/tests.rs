@@ -1,6 +1,8 @@
 //! The whole path of a request, over TLS, against a server in this process.
 
 mod aggregation;
+mod audit;
+mod policies;
 mod servers;
 mod webhooks;
 
@@ -21,10 +23,16 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Cluster {
+        Self::with(|_| {}).await
+    }
+
+    /// One whose options are changed first.
+    async fn with(change: impl FnOnce(&mut Options)) -> Cluster {
         // Another test may have been first; all install the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let keys = tempfile::tempdir().unwrap();
-        let options = Options { cert_dir: Some(keys.path().to_owned()), ..Options::default() };
+        let mut options = Options { cert_dir: Some(keys.path().to_owned()), ..Options::default() };
+        change(&mut options);
         let builder = Server::builder().options(options).in_memory().unwrap();
         let server = builder.token("admin", "admin", &["system:masters"]).token("bob", "bob", &[]).start().await.unwrap();
         let authority = Certificate::from_pem(server.authority().unwrap().as_bytes()).unwrap();

@@ -66,7 +66,11 @@ impl Call {
     pub async fn body(&mut self) -> Result<Bytes> {
         let body = std::mem::take(self.request.body_mut());
         match Limited::new(body, MAX_BODY).collect().await {
-            Ok(collected) => Ok(collected.to_bytes()),
+            Ok(collected) => {
+                let bytes = collected.to_bytes();
+                self.notes.keep_body(&bytes);
+                Ok(bytes)
+            }
             Err(error) if error.is::<LengthLimitError>() => {
                 Err(StatusError::too_large(format!("Request entity too large: limit is {MAX_BODY}")))
             }

@@ -54,6 +54,11 @@ impl Endpoint {
         Endpoint { row, cache, api_version: row.api_version(), list_kind: format!("{}List", row.kind), schema: schema::find(&row.schema) }
     }
 
+    /// What is known of the fields of its objects.
+    pub fn schema(&self) -> Option<schema::Root<'static>> {
+        self.schema
+    }
+
     /// The cache, or 405: a resource that is only answered has nothing to read.
     pub fn cache(&self) -> Result<&Cache> {
         self.cache.as_deref().ok_or_else(|| crate::respond::generic(405))

@@ -103,6 +103,7 @@ impl Registry {
         let covering: Vec<&PodDisruptionBudget> = found.iter().filter(covers).collect();
         let budget = match covering.as_slice() {
             [] => return Ok(()),
+            [one] if spares(one, pod) => return Ok(()),
             [one] => one.metadata.name.clone().unwrap_or_default(),
             _ => {
                 let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
@@ -180,6 +181,19 @@ fn counts_as_running(pod: &Value) -> bool {
     !matches!(phase, "Succeeded" | "Failed" | "Pending") && pod["metadata"].get("deletionTimestamp").is_none()
 }
 
+/// Whether a pod that is not ready may go without counting: where its budget always allows that, and else where enough others are ready
+/// (upstream: `UnhealthyPodEvictionPolicy`).
+fn spares(budget: &PodDisruptionBudget, pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    let ready = conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
+    if ready {
+        return false;
+    }
+    let policy = budget.spec.as_ref().and_then(|s| s.unhealthy_pod_eviction_policy.as_deref());
+    let enough = budget.status.as_ref().is_some_and(|s| s.current_healthy >= s.desired_healthy && s.desired_healthy > Some(0));
+    policy == Some("AlwaysAllow") || enough
+}
+
 /// The budget with one disruption less, and the pod noted as disrupted; else 429.
 fn spent(budget: &Value, pod: &str) -> Result<Value> {
     let name = metadata::text(budget, "name");
@@ -220,6 +234,25 @@ mod tests {
             check_target(&json!({"kind": "Pod", "name": "n"})).unwrap_err().to_string(),
             "target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\""
         );
+    }
+
+    #[test]
+    fn pods_that_are_not_ready_are_spared_where_their_budget_allows() {
+        let budget = |policy: Value, healthy: i32| -> PodDisruptionBudget {
+            serde_json::from_value(json!({"metadata": {}, "spec": {"unhealthyPodEvictionPolicy": policy},
+                "status": {"currentHealthy": healthy, "desiredHealthy": 2, "disruptionsAllowed": 0, "expectedPods": 3}}))
+            .unwrap()
+        };
+        let pod = |ready: &str| json!({"status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        for (policy, healthy, ready, want) in [
+            (json!("AlwaysAllow"), 0, "False", true),
+            (json!("AlwaysAllow"), 0, "True", false),
+            (Value::Null, 2, "False", true),
+            (Value::Null, 1, "False", false),
+            (json!("IfHealthyBudget"), 2, "True", false),
+        ] {
+            assert_eq!(spares(&budget(policy.clone(), healthy), &pod(ready)), want, "{policy} {healthy} {ready}");
+        }
     }
 
     #[test]

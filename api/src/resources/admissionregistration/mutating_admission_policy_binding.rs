@@ -1,6 +1,8 @@
 //! MutatingAdmissionPolicyBinding: where a mutating policy applies, and with what parameters.
 
 use super::matching::match_resources;
+use super::validation;
+use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::printer::{self, AGE, NAME, shown};
 use crate::resource::{Cells, Column, PrintContext, Resource, texts};
@@ -14,6 +16,16 @@ impl Kind for MutatingAdmissionPolicyBinding {
         if let Some(resources) = self.spec.as_mut().and_then(|s| s.match_resources.as_mut()) {
             match_resources(resources);
         }
+    }
+
+    fn validate(&self, errors: &mut ErrorList) {
+        let spec = self.spec.clone().unwrap_or_default();
+        let policy = spec.policy_name.as_deref().unwrap_or("");
+        validation::binding(errors, policy, spec.param_ref.as_ref(), spec.match_resources.as_ref());
+    }
+
+    fn validate_update(&self, _old: &Self, errors: &mut ErrorList) {
+        Kind::validate(self, errors);
     }
 
     fn cells(&self, context: &PrintContext) -> Cells {

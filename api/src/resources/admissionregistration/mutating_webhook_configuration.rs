@@ -1,10 +1,12 @@
 //! MutatingWebhookConfiguration: servers that change objects as they are written.
 
 use super::matching::{TIMEOUT_SECONDS, service_port};
+use super::validation::{self, Webhook};
+use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::printer::{self, AGE, NAME, shown};
 use crate::resource::{Cells, Column, PrintContext, Resource, texts};
-use crate::resources::defaulting::absent;
+use crate::resources::defaulting::{absent, items};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use serde_json::json;
 
@@ -22,6 +24,31 @@ impl Kind for MutatingWebhookConfiguration {
             service_port(&mut webhook.client_config);
             webhook.rules.iter_mut().flatten().for_each(|rule| absent(&mut rule.scope, "*".into()));
         }
+    }
+
+    fn validate(&self, errors: &mut ErrorList) {
+        let webhooks: Vec<Webhook<'_>> = items(&self.webhooks)
+            .iter()
+            .map(|w| Webhook {
+                name: &w.name,
+                client: &w.client_config,
+                rules: items(&w.rules),
+                failure_policy: w.failure_policy.as_deref(),
+                match_policy: w.match_policy.as_deref(),
+                side_effects: &w.side_effects,
+                timeout: w.timeout_seconds,
+                namespace_selector: w.namespace_selector.as_ref(),
+                object_selector: w.object_selector.as_ref(),
+                versions: &w.admission_review_versions,
+                conditions: items(&w.match_conditions),
+                reinvocation: w.reinvocation_policy.as_deref(),
+            })
+            .collect();
+        validation::webhooks(errors, &webhooks);
+    }
+
+    fn validate_update(&self, _old: &Self, errors: &mut ErrorList) {
+        Kind::validate(self, errors);
     }
 
     fn cells(&self, context: &PrintContext) -> Cells {

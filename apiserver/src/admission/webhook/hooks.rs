@@ -3,6 +3,7 @@
 use super::Rule;
 use crate::objects::{Change, Collection, Feed, Objects, decode};
 use crate::outbound::{Place, Server, ServiceTarget};
+use api::resources::admissionregistration::expressions::{Compiled, Environments};
 use bytes::Bytes;
 use k8s_openapi::api::admissionregistration::v1::{
     MatchCondition, MutatingWebhookConfiguration, RuleWithOperations, ValidatingWebhookConfiguration, WebhookClientConfig,
@@ -48,8 +49,7 @@ pub(super) struct Hook {
     /// Whether it wants to see what others change after it.
     pub reinvoked: bool,
     /// What must hold for it to be asked.
-    #[allow(dead_code)] // Read as soon as there are expressions.
-    pub conditions: Vec<MatchCondition>,
+    pub conditions: Vec<(String, Compiled)>,
 }
 
 /// The parts that both kinds of webhook have.
@@ -103,6 +103,11 @@ fn server(client: WebhookClientConfig) -> Result<Server, String> {
     Ok(Server { place, authorities })
 }
 
+fn compiled(conditions: Vec<MatchCondition>) -> Vec<(String, Compiled)> {
+    let environments = Environments::new(false);
+    conditions.into_iter().map(|c| (c.name, environments.compile(&c.expression))).collect()
+}
+
 impl Parts {
     fn hook(self, configuration: &str, index: usize, mutating: bool) -> Hook {
         Hook {
@@ -119,7 +124,7 @@ impl Parts {
             timeout: Duration::from_secs(self.timeout.and_then(|t| u64::try_from(t).ok()).unwrap_or(10)),
             review_version: self.versions.iter().find_map(|v| VERSIONS.iter().find(|known| *known == v).copied()),
             reinvoked: self.reinvocation.as_deref() == Some("IfNeeded"),
-            conditions: self.conditions.unwrap_or_default(),
+            conditions: compiled(self.conditions.unwrap_or_default()),
             name: self.name,
         }
     }

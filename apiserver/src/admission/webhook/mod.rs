@@ -14,10 +14,12 @@ mod wire;
 pub use mutating::Mutating;
 pub use validating::Validating;
 
-pub(super) use matching::{Rule, Subject, exempt};
+pub(super) use matching::{Labels, Rule, Subject, exempt, is_empty};
+pub(super) use review::asked;
 pub(super) use wire::Wire;
 
-use super::{Request, Sources};
+use super::{Request, Sources, policy};
+use crate::authorization::Authorizer;
 use crate::notes::Notes;
 use crate::objects::{Collection, Objects, decoded};
 use crate::outbound::{CallError, Caller};
@@ -25,7 +27,6 @@ use crate::registry::{Endpoint, Registry};
 use api::{StatusError, status::Result};
 use hooks::{Hook, Hooks};
 use k8s_openapi::api::core::v1::Namespace;
-use matching::Labels;
 use review::Verdict;
 use serde_json::Value;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ struct Calls {
     objects: Arc<dyn Objects>,
     registry: Arc<Registry>,
     caller: Arc<Caller>,
+    authorizer: Arc<dyn Authorizer>,
 }
 
 /// A webhook that is to be called, and the version of the object that it wants to see.
@@ -54,8 +56,9 @@ enum Failure {
 
 impl Calls {
     fn new(sources: &Sources, hooks: Hooks) -> Self {
-        let Sources { objects, registry, caller, .. } = sources;
-        Calls { hooks, objects: objects.clone(), registry: registry.clone(), caller: caller.clone() }
+        let Sources { objects, registry, caller, authorizer, .. } = sources;
+        let (objects, registry, caller, authorizer) = (objects.clone(), registry.clone(), caller.clone(), authorizer.clone());
+        Calls { hooks, objects, registry, caller, authorizer }
     }
 
     /// The webhooks that want to see this request, in order.
@@ -70,7 +73,9 @@ impl Calls {
             if !self.in_namespace(hook, request, &mut labels)? || !labels.object_matches(&hook.object_selector) {
                 continue;
             }
-            if let Some(endpoint) = self.fitting(hook, request, wire) {
+            if let Some(endpoint) = self.fitting(hook, request, wire)
+                && self.conditions_hold(hook, request, wire, &endpoint)?
+            {
                 found.push(Invocation { hook: hook.clone(), endpoint });
             }
         }
@@ -109,6 +114,21 @@ impl Calls {
             return None;
         }
         self.registry.equivalents(own.row).into_iter().find(|endpoint| fits(endpoint))
+    }
+
+    /// Whether the webhook's match conditions hold. One that cannot be told counts as the webhook's failure.
+    fn conditions_hold(&self, hook: &Hook, request: &Request<'_>, wire: &Wire<'_>, endpoint: &Endpoint) -> Result<bool> {
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let [object, old] = wire.in_version(endpoint)?;
+        let authorizer = policy::authorizer(self.authorizer.clone(), request);
+        let scene = policy::Scene::new(object, old, asked("", request, endpoint), Value::Null, authorizer);
+        match policy::failed_condition(&scene, &hook.conditions, &Value::Null) {
+            Ok(failed) => Ok(failed.is_none()),
+            Err(_) if hook.ignore_failure => Ok(false),
+            Err(why) => Err(request.forbidden(&why)),
+        }
     }
 
     /// Calls the webhook and reads its answer.
