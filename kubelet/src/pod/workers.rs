@@ -26,6 +26,9 @@ const RELIST: Duration = Duration::from_secs(300);
 /// How often where it does not (upstream: 1 s).
 const RELIST_WITHOUT_EVENTS: Duration = Duration::from_secs(1);
 
+/// How long after asking for events again the lists are compared.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
 struct Handle {
     updates: watch::Sender<Update>,
     waker: Arc<Notify>,
@@ -187,8 +190,22 @@ impl Workers {
         let runtime = self.node.runtime.clone();
         let (has_events, mut mode) = watch::channel(true);
         let source = tokio::spawn(async move {
+            let mut broke_off = false;
             loop {
-                match runtime.events(sender.clone()).await {
+                // What happened between two streams is in neither of them, so once the next one stands the lists are compared.
+                let missed = async {
+                    if broke_off {
+                        tokio::time::sleep(CATCH_UP).await;
+                        has_events.send_replace(true);
+                    }
+                    std::future::pending().await
+                };
+                let ended = tokio::select! {
+                    ended = runtime.events(sender.clone()) => ended,
+                    ended = missed => ended,
+                };
+                broke_off = true;
+                match ended {
                     Err(RuntimeError::Unimplemented(why)) => {
                         tracing::warn!(%why, "the runtime has no events; its lists are compared every second");
                         has_events.send_replace(false);

@@ -7,7 +7,10 @@
 use super::{Result, Runtime, RuntimeError, RuntimeEvent, cri::Cri};
 use k8s_cri::v1::{ContainerState, PodSandboxState};
 use std::time::Duration;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 use tonic::{Request, client::Grpc, codegen::http::uri::PathAndQuery, metadata::MetadataValue, transport::Channel};
 
 /// CRI's containers live in this namespace of containerd.
@@ -47,7 +50,7 @@ struct TaskExit {
 }
 
 /// Follows the stream until it breaks. An event is passed on once the runtime's own status agrees with it: its CRI part learns of the
-/// exit at the same time as we do, and may be a few milliseconds behind.
+/// exit at the same time as we do, and may be behind.
 pub async fn follow(channel: Channel, runtime: Cri, sender: mpsc::Sender<RuntimeEvent>) -> Result<()> {
     let mut client = Grpc::new(channel);
     client.ready().await.map_err(|e| RuntimeError::Unavailable(e.to_string()))?;
@@ -83,17 +86,26 @@ fn ended(envelope: &Envelope) -> Option<String> {
     (exit.id == exit.container_id).then_some(exit.container_id)
 }
 
-/// Waits, for a second at most, until the status no longer says that it runs.
+/// How long the status may be behind. A busy machine has been seen to need seconds; what never agrees is left to the next relist.
+const LATEST: Duration = Duration::from_secs(120);
+
+/// Waits until the status says that it ended. A container that ended at once may not even have been seen running yet.
 async fn settle(runtime: &Cri, id: &str) {
-    for wait in [1, 2, 5, 10, 20, 50, 100, 200, 300, 300] {
-        let runs = match runtime.container_status(id).await {
-            Ok(status) => status.state == ContainerState::ContainerRunning as i32,
-            Err(_) => runtime.sandbox_status(id).await.is_ok_and(|s| s.state == PodSandboxState::SandboxReady as i32),
+    let (end, mut wait) = (Instant::now() + LATEST, Duration::from_millis(1));
+    while Instant::now() < end {
+        let ended = match runtime.container_status(id).await {
+            Ok(status) => status.state == ContainerState::ContainerExited as i32,
+            Err(RuntimeError::NotFound(_)) => match runtime.sandbox_status(id).await {
+                Ok(sandbox) => sandbox.state == PodSandboxState::SandboxNotready as i32,
+                Err(error) => matches!(error, RuntimeError::NotFound(_)),
+            },
+            Err(_) => false,
         };
-        if !runs {
+        if ended {
             return;
         }
-        sleep(Duration::from_millis(wait)).await;
+        sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
     }
 }
 
