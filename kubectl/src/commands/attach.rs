@@ -52,7 +52,7 @@ fn exec(ctx: &mut Context, args: &Args) -> Result<()> {
         ctx.complain(&format!("error: Unable to use a TTY - container {container} did not allocate one\n"));
     }
     tty |= has_tty && !args.bool("stdin");
-    if args.bool("stdin") && !args.bool("quiet") {
+    if !args.bool("quiet") {
         ctx.complain("If you don't see a command prompt, try pressing enter.\n");
     }
     let streams = Streams { stdin: args.bool("stdin"), stderr: !tty, tty };
