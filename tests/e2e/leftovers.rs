@@ -11,16 +11,22 @@ const AT_ONCE: usize = 10;
 
 fn pods(round: usize) -> String {
     let one = |n: usize| {
+        // One in ten has a port of the node, which leaves packet rules while it is there.
+        let port = if n == 0 { ", ports: [{containerPort: 80, hostPort: 28080}]" } else { "" };
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: p{round}-{n}, labels: {{round: r{round}}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
-             containers: [{{name: c, image: \"busybox:1.28\", command: [sleep, \"1000\"], volumeMounts: [{{name: m, mountPath: /m}}]}}]\n  \
-             volumes: [{{name: m, emptyDir: {{medium: Memory}}}}]\n"
+             containers: [{{name: c, image: \"busybox:1.28\", command: [sleep, \"1000\"], volumeMounts: [{{name: m, mountPath: /m}}, {{name: d, mountPath: /d, subPath: x}}]{port}}}]\n  \
+             volumes: [{{name: m, emptyDir: {{medium: Memory}}}}, {{name: d, emptyDir: {{}}}}]\n"
         )
     };
     (0..AT_ONCE).map(one).collect::<Vec<_>>().join("---\n")
 }
 
-/// What on this machine carries one of the names: processes, mounts, links, cgroups, addresses, and the kubelet's directories.
+/// Where the network plugins keep what they gave.
+const NETWORK_RESULTS: &str = "/var/lib/cni/results";
+
+/// What on this machine carries one of the names: processes, mounts, links, packet rules, cgroups, addresses, the runtime's records, and files of the
+/// kubelet, the runtime and the network plugins.
 fn found(cluster: &Cluster, names: &BTreeSet<String>) -> Vec<String> {
     let named = |text: &str| names.iter().any(|name| text.contains(name.as_str()));
     let run = |program: &str, arguments: &[&str]| {
@@ -28,21 +34,36 @@ fn found(cluster: &Cluster, names: &BTreeSet<String>) -> Vec<String> {
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let own = cluster.run_dir().display().to_string();
+    let below = |dirs: &[&str]| {
+        let dirs: Vec<String> = dirs.iter().map(|dir| format!("{own}/{dir}")).collect();
+        let arguments: Vec<&str> = dirs.iter().map(String::as_str).chain(["-maxdepth", "6"]).collect();
+        run("find", &arguments)
+    };
     let listings = [
         ("process", run("ps", &["-eo", "args"])),
         ("mount", std::fs::read_to_string("/proc/self/mountinfo").expect("the kernel has it")),
         ("link", run("ip", &["-o", "link"])),
+        ("packet rule", run("iptables-save", &[])),
         ("cgroup", run("find", &["/sys/fs/cgroup", "-type", "d"])),
         ("address", run("grep", &["-r", "", &format!("{own}/cni/addresses")])),
-        ("file", run("find", &[&format!("{own}/kubelet"), &format!("{own}/logs")])),
+        ("container", cluster.ctr(&["containers", "ls"])),
+        ("task", cluster.ctr(&["tasks", "ls"])),
+        ("snapshot", cluster.ctr(&["snapshots", "ls"])),
+        ("file of the kubelet", below(&["kubelet"])),
+        ("log", below(&["pod-logs"])),
+        ("file of the runtime", below(&["containerd/state", "containerd/root/io.containerd.grpc.v1.cri"])),
+        ("file of the network", run("find", &[NETWORK_RESULTS, "/run/netns"])),
     ];
     let lines = listings.iter().flat_map(|(kind, text)| text.lines().map(move |line| (kind, line)));
     lines.filter(|(_, line)| named(line)).map(|(kind, line)| format!("{kind}: {line}")).collect()
 }
 
+/// What [`found`] looks through.
+const KINDS: usize = 13;
+
 /// The names of a sandbox's link and network namespace, from what the network plugin keeps while it is there.
 fn network(sandbox: &str) -> Vec<String> {
-    let results = Path::new("/var/lib/cni/results");
+    let results = Path::new(NETWORK_RESULTS);
     let files = std::fs::read_dir(results).into_iter().flatten().flatten().map(|e| e.path());
     let text: String = files.filter(|p| p.to_string_lossy().contains(sandbox)).filter_map(|p| std::fs::read_to_string(p).ok()).collect();
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
@@ -68,11 +89,12 @@ fn a_hundred_pods_leave_nothing_behind() {
                 names.extend(network(&sandbox));
                 names.insert(sandbox);
             }
+            names.extend(cluster.containers(uid, "container"));
         }
-        assert!(names.len() >= before + 4 * AT_ONCE, "each has a UID, a sandbox, a link and a network namespace: {names:?}");
+        assert!(names.len() >= before + 5 * AT_ONCE, "each has a UID, a sandbox, a container, a link and a network namespace: {names:?}");
         if round == 0 {
             let kinds: BTreeSet<String> = found(cluster, &names).iter().map(|f| f[..f.find(':').unwrap_or(0)].to_owned()).collect();
-            assert_eq!(kinds.len(), 6, "the search finds pods that are there: {kinds:?}");
+            assert_eq!(kinds.len(), KINDS, "the search finds pods that are there: {kinds:?}");
         }
         k.ok(&["delete", "pods", "-l", &label, "--wait=false"]);
         eventually("all of them are gone", 90, || get("{.items[*].metadata.name}").is_empty());

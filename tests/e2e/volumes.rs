@@ -3,8 +3,7 @@
 use skiff_testing::{Cluster, Kubectl, eventually};
 
 fn kubectl(test: &str) -> Kubectl<'static> {
-    let cluster = Cluster::shared();
-    Kubectl::new(cluster, cluster.binary("kubectl"), test, "ours")
+    Kubectl::ours(Cluster::shared(), test)
 }
 
 const POD: &str = r#"
@@ -82,4 +81,155 @@ fn a_pod_finds_what_it_asked_for() {
     k.ok(&["patch", "configmap", "m", "-p", r#"{"data": {"a": "three"}}"#]);
     k.ok(&["label", "pod", "v", "size=2"]);
     eventually("mounted keys and fields follow", 20, || shell("cat /map/a /all/a /down/labels") == "threethreecolour=\"red\"\nsize=\"2\"");
+}
+
+const HOST: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: host}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sleep, "1000"]
+    volumeMounts:
+    - {name: made, mountPath: /made}
+    - {name: made, mountPath: /below, subPath: a/b}
+    - {name: device, mountPath: /device}
+    - {name: seen, mountPath: /seen, mountPropagation: HostToContainer}
+  volumes:
+  - {name: made, hostPath: {path: BASE/made, type: DirectoryOrCreate}}
+  - {name: device, hostPath: {path: /dev/null, type: CharDevice}}
+  - {name: seen, hostPath: {path: BASE/seen, type: Directory}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: wrong}
+spec:
+  containers: [{name: c, image: "busybox:1.28", volumeMounts: [{name: v, mountPath: /v}]}]
+  volumes: [{name: v, hostPath: {path: BASE/nosuch, type: Directory}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: outside}
+spec:
+  containers: [{name: c, image: "busybox:1.28", env: [{name: P, value: /etc}], volumeMounts: [{name: v, mountPath: /v, subPathExpr: $(P)}]}]
+  volumes: [{name: v, emptyDir: {}}]
+"#;
+
+/// Runs a program of the machine that must succeed.
+fn machine(program: &str, arguments: &[&str]) {
+    let output = std::process::Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Proves VOL-02.
+#[test]
+fn paths_of_the_node_are_what_their_type_says() {
+    let k = kubectl("host");
+    let base = std::env::temp_dir().join(format!("skiff-host-{}", std::process::id()));
+    let at = |path: &str| base.join(path).display().to_string();
+    std::fs::create_dir_all(at("seen/mount")).expect("made");
+    // What is mounted there is to be seen elsewhere.
+    machine("mount", &["--bind", &at("seen"), &at("seen")]);
+    machine("mount", &["--make-shared", &at("seen")]);
+    k.apply(&HOST.replace("BASE", &base.display().to_string()));
+    k.until_ready("host");
+    let shell = |script: &str| k.ok(&["exec", "host", "--", "sh", "-c", script]);
+    assert_eq!(shell("echo x > /below/f; stat -c '%a %F' /made /device"), "755 directory\n666 character special file\n");
+    assert_eq!(std::fs::read_to_string(at("made/a/b/f")).expect("it is on the node"), "x\n");
+    machine("mount", &["-t", "tmpfs", "none", &at("seen/mount")]);
+    std::fs::write(at("seen/mount/later"), "y").expect("written");
+    assert_eq!(shell("cat /seen/mount/later"), "y");
+
+    eventually("the wrong type is told", 20, || {
+        let text = format!("MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: {} is not a directory", at("nosuch"));
+        k.events("wrong").contains(&("FailedMount".to_owned(), text))
+    });
+    k.until("pod", "outside", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError");
+    k.ok(&["delete", "pods", "--all", "--now"]);
+    machine("umount", &[&at("seen/mount")]);
+    machine("umount", &[&at("seen")]);
+    std::fs::remove_dir_all(&base).expect("it is ours");
+}
+
+const FILES: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: files}
+spec:
+  restartPolicy: Never
+  initContainers:
+  - {name: writes, image: "busybox:1.28", command: [sh, -c, "echo \"ONE='value 1'\" > /data/env; echo \"TWO='v2'\" >> /data/env"], volumeMounts: [{name: d, mountPath: /data}]}
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sh, -c, "env | grep ^V_ | sort"]
+    env:
+    - {name: V_ONE, valueFrom: {fileKeyRef: {volumeName: d, path: env, key: ONE}}}
+    - {name: V_NONE, valueFrom: {fileKeyRef: {volumeName: d, path: env, key: THREE, optional: true}}}
+    - {name: V_BOTH, value: "$(V_ONE) and more"}
+  volumes: [{name: d, emptyDir: {}}]
+"#;
+
+/// Proves the part of POD-06 that comes from files of the pod's own.
+#[test]
+fn variables_come_from_a_file_that_an_init_container_wrote() {
+    let k = kubectl("files");
+    k.apply(FILES);
+    k.until_phase("files", "Succeeded");
+    assert_eq!(k.ok(&["logs", "files"]), "V_BOTH=value 1 and more\nV_ONE=value 1\n");
+}
+
+const CLAIMED: &str = r#"
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: CLASS}
+spec:
+  storageClassName: CLASS
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  persistentVolumeReclaimPolicy: Retain
+  hostPath: {path: BASE, type: DirectoryOrCreate}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: claim}
+spec: {storageClassName: CLASS, accessModes: [ReadWriteOnce], resources: {requests: {storage: 500Mi}}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: large}
+spec: {storageClassName: CLASS, accessModes: [ReadWriteOnce], resources: {requests: {storage: 2Gi}}}
+"#;
+
+fn uses_claim(name: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{restartPolicy: Never, containers: [{{name: c, image: 'busybox:1.28', command: [sh, -c, {script:?}], \
+         volumeMounts: [{{name: v, mountPath: /v}}]}}], volumes: [{{name: v, persistentVolumeClaim: {{claimName: claim}}}}]}}\n"
+    )
+}
+
+/// Proves VOL-06 for volumes that somebody made: bound by class, size and access mode; what is on them survives the pod, and the claim.
+#[test]
+fn what_is_on_a_claimed_volume_survives_the_pod() {
+    let k = kubectl("claimed");
+    let base = std::env::temp_dir().join(format!("skiff-claimed-{}", std::process::id()));
+    let class = format!("class-{}", std::process::id());
+    k.apply(&CLAIMED.replace("CLASS", &class).replace("BASE", &base.display().to_string()));
+    k.until("pvc", "claim", "{.status.phase} {.spec.volumeName}", &format!("Bound {class}"));
+    assert_eq!(k.field("pvc", "large", "{.status.phase}"), "Pending", "no volume is large enough");
+    k.apply(&uses_claim("writes", "echo kept > /v/file"));
+    k.until_phase("writes", "Succeeded");
+    k.ok(&["delete", "pod", "writes", "--now"]);
+    k.apply(&uses_claim("reads", "cat /v/file"));
+    k.until_phase("reads", "Succeeded");
+    assert_eq!(k.ok(&["logs", "reads"]), "kept\n");
+    k.ok(&["delete", "pod", "reads", "--now"]);
+    k.ok(&["delete", "pvc", "claim", "large"]);
+    k.until("pv", &class, "{.status.phase}", "Released");
+    assert_eq!(std::fs::read_to_string(base.join("file")).expect("it is retained"), "kept\n");
+    k.ok(&["delete", "pv", &class]);
+    std::fs::remove_dir_all(&base).expect("it is ours");
 }

@@ -1,0 +1,153 @@
+//! What pods ask for of the node, what they may use of it, and how that changes while they run.
+
+use skiff_testing::{Cluster, Kubectl, eventually, for_each_kubectl};
+
+/// What the node has for pods, in whole CPUs.
+fn cpus(k: &Kubectl<'_>) -> u64 {
+    let text = k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].status.allocatable.cpu}"]);
+    text.parse().unwrap_or_else(|_| panic!("whole CPUs: {text:?}"))
+}
+
+/// Proves POD-13: requests decide, and room that appears is used.
+#[test]
+fn a_pod_waits_for_room_and_takes_it() {
+    for_each_kubectl(Cluster::shared(), "room", |k| {
+        // A resource of the test's own, so that no other test is short of it.
+        let name = format!("example.com/{}", k.namespace);
+        let node = k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+        let patch = |op: &str, value: &str| {
+            let one = |list: &str| format!(r#"{{"op": "{op}", "path": "/status/{list}/example.com~1{}"{value}}}"#, k.namespace);
+            let patch = format!("[{}, {}]", one("capacity"), one("allocatable"));
+            k.ok(&["patch", "node", &node, "--subresource=status", "--type=json", "-p", &patch]);
+        };
+        patch("add", r#", "value": "2""#);
+        let pod = |pod: &str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}}}\nspec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '1000'], \
+                 resources: {{requests: {{{name}: 2}}, limits: {{{name}: 2}}}}}}]}}\n---\n"
+            )
+        };
+        k.apply(&pod("first"));
+        k.until("pod", "first", "{.status.conditions[?(@.type==\"PodScheduled\")].status}", "True");
+        k.apply(&pod("second"));
+        eventually("the reason is told", 30, || {
+            let wanted = format!("0/1 nodes are available: 1 Insufficient {name}.");
+            k.events("second").iter().any(|(reason, text)| reason == "FailedScheduling" && text.starts_with(&wanted))
+        });
+        assert_eq!(k.field("pod", "second", "{.status.phase}"), "Pending");
+        k.ok(&["delete", "pod", "first", "--now"]);
+        k.until("pod", "second", "{.status.conditions[?(@.type==\"PodScheduled\")].status}", "True");
+        k.ok(&["delete", "pod", "second", "--now"]);
+        patch("remove", "");
+    });
+}
+
+const LIMITED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: limited}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sh, -c, "while true; do :; done"]
+    resources: {requests: {cpu: 50m, memory: 1e7}, limits: {cpu: "0.2", memory: 32Mi}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy}
+spec:
+  restartPolicy: Never
+  containers: [{name: c, image: "busybox:1.28", command: [sh, -c, "tail /dev/zero"], resources: {limits: {cpu: 250m, memory: "20971520"}}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: modest}
+spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: "busybox:1.28", command: [sleep, "1000"]}]}
+"#;
+
+/// What the container's own cgroup says, under cgroups v2 or v1.
+fn cgroup(k: &Kubectl<'_>, pod: &str, v2: &str, v1: &str) -> String {
+    k.ok(&["exec", pod, "--", "sh", "-c", &format!("cat /sys/fs/cgroup/{v2} 2>/dev/null || cat /sys/fs/cgroup/{v1}")]).trim().to_owned()
+}
+
+/// Proves POD-14.
+#[test]
+fn limits_hold() {
+    let k = Kubectl::ours(Cluster::shared(), "limits");
+    k.apply(LIMITED);
+    k.until_ready("limited");
+    k.until_ready("modest");
+    let class = |pod: &str| k.field("pod", pod, "{.status.qosClass}");
+    assert_eq!([class("limited"), class("greedy"), class("modest")], ["Burstable", "Guaranteed", "BestEffort"]);
+    let quota = cgroup(&k, "limited", "cpu.max", "cpu/cpu.cfs_quota_us");
+    assert_eq!(quota.split(' ').next(), Some("20000"), "a fifth of a CPU in 100 ms");
+    assert_eq!(cgroup(&k, "limited", "memory.max", "memory/memory.limit_in_bytes"), (32 << 20).to_string());
+    eventually("the CPU is throttled", 20, || {
+        let stat = cgroup(&k, "limited", "cpu.stat", "cpu/cpu.stat");
+        stat.lines().any(|line| line.strip_prefix("nr_throttled ").is_some_and(|n| n != "0"))
+    });
+    k.until_phase("greedy", "Failed");
+    let ended = "{.status.containerStatuses[0].state.terminated";
+    assert_eq!(k.field("pod", "greedy", &format!("{ended}.reason}} {ended}.exitCode}}")), "OOMKilled 137");
+}
+
+const RESIZED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: resized}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sleep, "1000"]
+    resources: {requests: {cpu: 50m, memory: 32Mi}, limits: {cpu: 100m, memory: 32Mi}}
+    resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}, {resourceName: memory, restartPolicy: RestartContainer}]
+"#;
+
+/// Proves the in-place part of POD-14: a limit changes under a running process, or restarts it where the policy says so, and what has no room is told.
+#[test]
+fn a_pod_is_resized_in_place() {
+    let k = Kubectl::ours(Cluster::shared(), "resized");
+    k.apply(RESIZED);
+    k.until_ready("resized");
+    let resize = |resources: &str| {
+        let patch = format!(r#"{{"spec": {{"containers": [{{"name": "c", "resources": {resources}}}]}}}}"#);
+        k.ok(&["patch", "pod", "resized", "--subresource=resize", "-p", &patch]);
+    };
+    let restarts = || k.field("pod", "resized", "{.status.containerStatuses[0].restartCount}");
+    let quota = || cgroup(&k, "resized", "cpu.max", "cpu/cpu.cfs_quota_us").split(' ').next().unwrap_or_default().to_owned();
+    assert_eq!(quota(), "10000");
+
+    resize(r#"{"limits": {"cpu": "300m"}}"#);
+    k.until("pod", "resized", "{.status.containerStatuses[0].resources.limits.cpu}", "300m");
+    assert_eq!((quota().as_str(), restarts().as_str()), ("30000", "0"));
+    let told = |reason: &str, words: &str| {
+        eventually(&format!("an event {reason} with {words:?}"), 20, || {
+            k.events("resized").iter().any(|(r, m)| r == reason && m.contains(words))
+        });
+    };
+    told("ResizeStarted", "Pod resize started: {\"containers\":[{\"name\":\"c\",\"resources\":{\"limits\":{\"cpu\":\"300m\"");
+    told("ResizeCompleted", "Pod resize completed: {\"containers\":[{\"name\":\"c\"");
+
+    resize(r#"{"requests": {"memory": "48Mi"}, "limits": {"memory": "48Mi"}}"#);
+    k.until("pod", "resized", "{.status.containerStatuses[0].restartCount}", "1");
+    k.until("pod", "resized", "{.status.containerStatuses[0].resources.limits.memory}", "48Mi");
+
+    let pending = "{.status.conditions[?(@.type==\"PodResizePending\")]";
+    resize(r#"{"requests": {"cpu": "900"}, "limits": {"cpu": "1000"}}"#);
+    k.until("pod", "resized", &format!("{pending}.reason}}"), "Infeasible");
+    let capacity = cpus(&k) * 1000;
+    assert_eq!(
+        k.field("pod", "resized", &format!("{pending}.message}}")),
+        format!("Node didn't have enough capacity: cpu, requested: 900000, capacity: {capacity}")
+    );
+    told("ResizeInfeasible", "Pod resize Infeasible: ");
+    assert_eq!(k.field("pod", "resized", "{.status.containerStatuses[0].resources.limits.cpu}"), "300m", "it goes on with what it had");
+    resize(r#"{"requests": {"cpu": "60m"}, "limits": {"cpu": "200m"}}"#);
+    k.until("pod", "resized", "{.status.containerStatuses[0].allocatedResources.cpu}", "60m");
+    k.until("pod", "resized", &format!("{pending}.reason}}"), "");
+    assert_eq!((quota().as_str(), restarts().as_str()), ("20000", "1"));
+}
