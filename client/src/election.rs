@@ -21,6 +21,23 @@ pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// The time between looks (`--leader-elect-retry-period`).
 pub const RETRY_PERIOD: Duration = Duration::from_secs(2);
 
+/// How long everything takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// See [`LEASE_DURATION`].
+    pub lease: Duration,
+    /// See [`RENEW_DEADLINE`].
+    pub renew: Duration,
+    /// See [`RETRY_PERIOD`].
+    pub retry: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { lease: LEASE_DURATION, renew: RENEW_DEADLINE, retry: RETRY_PERIOD }
+    }
+}
+
 /// Who wants to lead what.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -30,13 +47,15 @@ pub struct Candidate {
     pub name: String,
     /// This replica, unique: host name, underscore, UUID.
     pub identity: String,
+    /// How long everything takes.
+    pub times: Times,
 }
 
 impl Candidate {
     /// This process as a replica of a component.
     pub fn new(component: &str) -> anyhow::Result<Self> {
         let identity = format!("{}_{}", host_name()?, uuid::Uuid::new_v4());
-        Ok(Self { namespace: "kube-system".to_owned(), name: component.to_owned(), identity })
+        Ok(Self { namespace: "kube-system".to_owned(), name: component.to_owned(), identity, times: Times::default() })
     }
 }
 
@@ -53,7 +72,13 @@ struct Observed {
 }
 
 /// The record that `identity` may write over `current` at this moment, if it may. `unchanged_for` is how long `current` has looked the same.
-pub fn next_record(current: Option<&LeaseSpec>, identity: &str, now: Timestamp, unchanged_for: Duration) -> Option<LeaseSpec> {
+pub fn next_record(
+    current: Option<&LeaseSpec>,
+    identity: &str,
+    lease: Duration,
+    now: Timestamp,
+    unchanged_for: Duration,
+) -> Option<LeaseSpec> {
     let holder = current.and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
     let ours = holder == identity;
     let lasts =
@@ -64,7 +89,7 @@ pub fn next_record(current: Option<&LeaseSpec>, identity: &str, now: Timestamp, 
     let transitions = current.and_then(|spec| spec.lease_transitions).unwrap_or(0);
     Some(LeaseSpec {
         holder_identity: Some(identity.to_owned()),
-        lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
+        lease_duration_seconds: i32::try_from(lease.as_secs()).ok(),
         acquire_time: if ours { current.and_then(|spec| spec.acquire_time.clone()) } else { Some(MicroTime(now)) },
         renew_time: Some(MicroTime(now)),
         lease_transitions: Some(if ours || current.is_none() { transitions } else { transitions + 1 }),
@@ -83,19 +108,19 @@ pub async fn lead(client: Client, candidate: Candidate, stop: CancellationToken)
             Ok(false) => {}
             Err(error) => tracing::debug!(%error, lease = candidate.name, "could not take the lease"),
         }
-        stop.run_until_cancelled(tokio::time::sleep(RETRY_PERIOD)).await?;
+        stop.run_until_cancelled(tokio::time::sleep(candidate.times.retry)).await?;
     }
     tracing::info!(lease = candidate.name, identity = candidate.identity, "leading");
     let leading = stop.child_token();
     let lost = leading.clone();
     tokio::spawn(async move {
         let mut renewed = Instant::now();
-        while stop.run_until_cancelled(tokio::time::sleep(RETRY_PERIOD)).await.is_some() {
-            let left = RENEW_DEADLINE.saturating_sub(renewed.elapsed());
+        while stop.run_until_cancelled(tokio::time::sleep(candidate.times.retry)).await.is_some() {
+            let left = candidate.times.renew.saturating_sub(renewed.elapsed());
             match tokio::time::timeout(left, attempt(&api, &candidate, &mut observed)).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) => break,
-                Ok(Err(_)) if renewed.elapsed() < RENEW_DEADLINE => {}
+                Ok(Err(_)) if renewed.elapsed() < candidate.times.renew => {}
                 Ok(Err(_)) | Err(_) => break,
             }
         }
@@ -117,7 +142,9 @@ async fn attempt(api: &Api<Lease>, candidate: &Candidate, observed: &mut Option<
         *observed = Some(Observed { spec: spec.clone(), at: Instant::now() });
     }
     let unchanged_for = observed.as_ref().map_or(Duration::ZERO, |observed| observed.at.elapsed());
-    let Some(next) = next_record(current.as_ref().map(|_| &spec), &candidate.identity, Timestamp::now(), unchanged_for) else {
+    let Some(next) =
+        next_record(current.as_ref().map(|_| &spec), &candidate.identity, candidate.times.lease, Timestamp::now(), unchanged_for)
+    else {
         return Ok(false);
     };
     let written = match current {
@@ -188,7 +215,7 @@ mod tests {
             ("renewing", Some(record("me", 3)), 0, Some((3, 1))),
         ];
         for (case, current, unchanged, expected) in cases {
-            let next = next_record(current.as_ref(), "me", now, Duration::from_secs(unchanged));
+            let next = next_record(current.as_ref(), "me", LEASE_DURATION, now, Duration::from_secs(unchanged));
             let seen = next.map(|spec| (spec.lease_transitions.unwrap(), spec.acquire_time.unwrap().0.as_second()));
             assert_eq!(seen, expected, "{case}");
         }

@@ -232,25 +232,41 @@ pub fn schedule(
     Ok(Decision { node, evaluated, feasible: feasible.len() })
 }
 
-/// What can be done for a pod that fits nowhere: who has to go, if that helps; else the error says why not.
-pub fn post_filter(plugins: &PluginSet, pod: &PodInfo, context: &Context<'_>, error: &mut FitError) -> Option<Candidate> {
+/// What becomes of the room that preemption makes or has made for a pod that fits nowhere.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It is made on this node.
+    Nominated(Candidate),
+    /// There is none to be made: a promise that was given is worth nothing.
+    Hopeless,
+    /// It stays as it is.
+    Unchanged,
+}
+
+/// What can be done for a pod that fits nowhere. If nothing can, the error says why not.
+pub fn post_filter(plugins: &PluginSet, pod: &PodInfo, context: &Context<'_>, error: &mut FitError) -> Outcome {
     if error.nodes == 0 {
-        return None;
+        return Outcome::Unchanged;
     }
-    let mut messages = Vec::new();
+    let (mut messages, mut outcome) = (Vec::new(), Outcome::Unchanged);
     let mut cycle = CycleState::default();
     // A pod that is refused as such has no filters; plugins still say so.
-    let filters =
-        pre_filter(plugins, &mut cycle, pod, context).unwrap_or(Filters { plugins: Vec::new(), correcting: Vec::new(), only: None });
+    let none = Filters { plugins: Vec::new(), correcting: Vec::new(), only: None };
+    let filters = pre_filter(plugins, &mut cycle, pod, context).unwrap_or(none);
     for plugin in plugins.at(Point::PostFilter) {
-        match plugin.post_filter(&filters, &cycle, pod, context, error) {
-            PostFilter::Nominate(candidate) => return Some(candidate),
-            PostFilter::Nothing(message) if message.is_empty() => {}
-            PostFilter::Nothing(message) => messages.push(message),
-        }
+        let message = match plugin.post_filter(&filters, &cycle, pod, context, error) {
+            PostFilter::Nominate(candidate) => return Outcome::Nominated(candidate),
+            PostFilter::Nothing(message) => message,
+            PostFilter::Hopeless(message) => {
+                outcome = Outcome::Hopeless;
+                message
+            }
+        };
+        messages.push(message);
     }
+    messages.retain(|message| !message.is_empty());
     error.post_filter = messages.join(", ");
-    None
+    outcome
 }
 
 fn feasible(

@@ -20,6 +20,8 @@ pub struct Changed<K> {
 pub enum ClusterEvent {
     /// A node has come, or changed in what plugins look at.
     Node(Changed<Node>),
+    /// A node is gone.
+    NodeGone(Arc<Node>),
     /// A pod was bound to a node.
     PodBound(Arc<PodInfo>),
     /// A pod that is on a node has changed in what plugins look at.
@@ -65,6 +67,7 @@ impl ClusterEvent {
         }
         match self {
             Self::Node(changed) => of(changed, "NodeAdd", "NodeUpdate"),
+            Self::NodeGone(_) => "NodeDelete",
             Self::PodBound(_) => "AssignedPodAdd",
             Self::PodChanged { .. } => "AssignedPodUpdate",
             Self::PodGone(_) => "AssignedPodDelete",

@@ -5,8 +5,10 @@ use crate::listers::{Listers, Nothing};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+use kube::Resource;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -47,15 +49,58 @@ pub fn node_info(name: &str, more: Value, pods: &[Arc<PodInfo>]) -> NodeInfo {
     NodeInfo::new(node(name, more), pods.iter().cloned())
 }
 
-/// Whatever else there is in the cluster.
+/// Whatever else there is in the cluster. Namespaces are not told apart.
 #[derive(Default)]
 pub struct Objects {
     pub budgets: Vec<Arc<PodDisruptionBudget>>,
+    pub claims: Vec<Arc<PersistentVolumeClaim>>,
+    pub volumes: Vec<Arc<PersistentVolume>>,
+    pub classes: Vec<Arc<StorageClass>>,
+    pub drivers: Vec<Arc<CSIDriver>>,
+    pub csi_nodes: Vec<Arc<CSINode>>,
+    pub capacities: Vec<Arc<CSIStorageCapacity>>,
+    pub attachments: Vec<Arc<VolumeAttachment>>,
+}
+
+fn named<K: Resource>(objects: &[Arc<K>], name: &str) -> Option<Arc<K>> {
+    objects.iter().find(|object| object.meta().name.as_deref() == Some(name)).cloned()
 }
 
 impl Listers for Objects {
     fn budgets(&self, _: &str) -> Vec<Arc<PodDisruptionBudget>> {
         self.budgets.clone()
+    }
+
+    fn claim(&self, _: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        named(&self.claims, name)
+    }
+
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        named(&self.volumes, name)
+    }
+
+    fn volumes_of_class(&self, class: &str) -> Vec<Arc<PersistentVolume>> {
+        self.volumes.iter().filter(|volume| crate::volumes::class_of_volume(volume) == class).cloned().collect()
+    }
+
+    fn storage_class(&self, name: &str) -> Option<Arc<StorageClass>> {
+        named(&self.classes, name)
+    }
+
+    fn csi_node(&self, name: &str) -> Option<Arc<CSINode>> {
+        named(&self.csi_nodes, name)
+    }
+
+    fn csi_driver(&self, name: &str) -> Option<Arc<CSIDriver>> {
+        named(&self.drivers, name)
+    }
+
+    fn storage_capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
+        self.capacities.clone()
+    }
+
+    fn attachments(&self, _: &str) -> Vec<Arc<VolumeAttachment>> {
+        self.attachments.clone()
     }
 }
 
@@ -66,7 +111,8 @@ pub fn filter(plugin: &dyn Plugin, pod: &PodInfo, node: &NodeInfo) -> Verdict {
     plugin.filter(&CycleState::default(), pod, node, &context)
 }
 
-fn merge(into: &mut Value, more: Value) {
+/// Puts one object over another.
+pub fn merge(into: &mut Value, more: Value) {
     match (into, more) {
         (Value::Object(into), Value::Object(more)) => {
             for (key, value) in more {

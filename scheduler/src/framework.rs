@@ -12,6 +12,7 @@ use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::preemption::Candidate;
 use crate::snapshot::Snapshot;
+use crate::volumes::VolumeStore;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use std::borrow::Cow;
@@ -117,17 +118,25 @@ pub struct Context<'a> {
 pub enum PostFilter {
     /// Room will be made on this node.
     Nominate(Candidate),
-    /// Nothing; what to tell users.
+    /// Nothing now; what to tell users.
     Nothing(String),
+    /// Nothing, and room that was promised earlier does not help either; what to tell users.
+    Hopeless(String),
 }
 
 /// What is done in the API, and may fail.
 pub type Effect<'a> = BoxFuture<'a, anyhow::Result<()>>;
 
 /// The cluster, as plugins may change it once a decision is made.
-pub trait Handle: Listers {
+pub trait Handle: Send + Sync {
     /// Binds a pod to a node.
     fn bind<'a>(&'a self, pod: &'a Pod, node: &'a str) -> BoxFuture<'a, anyhow::Result<()>>;
+
+    /// The objects that plugins look at.
+    fn listers(&self) -> &dyn Listers;
+
+    /// The volumes and claims, as they are assumed to become.
+    fn volumes(&self) -> &dyn VolumeStore;
 }
 
 /// One plugin. See the module's description.

@@ -14,18 +14,23 @@ mod cycle_state;
 mod events;
 pub mod explain;
 pub mod framework;
+mod informers;
 pub mod listers;
 pub mod metrics;
 pub mod node_info;
 pub mod plugins;
 pub mod pod_info;
 pub mod preemption;
+pub mod profiles;
 pub mod queue;
 pub mod resources;
 pub mod run;
+pub mod scheduler;
 pub mod selector;
 pub mod snapshot;
 pub mod state;
+pub mod status;
+pub mod volumes;
 
 #[cfg(test)]
 mod fixtures;

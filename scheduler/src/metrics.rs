@@ -1,44 +1,283 @@
-//! The scheduler's metrics, under upstream's names.
+//! The scheduler's metrics, under upstream's names (`pkg/scheduler/metrics`).
+//!
+//! Left out: what is counted per goroutine and per plugin, which would cost more than it tells.
 
 use crate::queue::Pending;
+use crate::state::Size;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Counters; the queue's gauges are read when asked for.
-#[derive(Debug, Default)]
+/// Upper bounds of a histogram's buckets: `first`, and each `factor` times the one before.
+#[derive(Clone, Copy, Debug)]
+struct Buckets {
+    first: f64,
+    factor: f64,
+    count: usize,
+}
+
+impl Buckets {
+    fn bounds(self) -> impl Iterator<Item = f64> {
+        std::iter::successors(Some(self.first), move |bound| Some(bound * self.factor)).take(self.count)
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Observed {
+    /// By bucket; the last is what is above all bounds.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+/// What a metric is called and says.
+struct Described {
+    name: &'static str,
+    help: &'static str,
+    /// `[STABLE]`, `[BETA]` or `[ALPHA]`, as upstream writes it in front of the help.
+    stability: &'static str,
+    labels: &'static [&'static str],
+}
+
+/// A histogram for every combination of labels that was seen. Labels are names of profiles, results and points: few.
+pub struct Histograms {
+    described: Described,
+    buckets: Buckets,
+    observed: Mutex<BTreeMap<Vec<String>, Observed>>,
+}
+
+impl Histograms {
+    const fn new(described: Described, first: f64, factor: f64, count: usize) -> Self {
+        Self { described, buckets: Buckets { first, factor, count }, observed: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Counts one value.
+    pub fn observe(&self, labels: &[&str], value: f64) {
+        let mut observed = self.observed.lock();
+        if !observed.keys().any(|key| key == labels) {
+            let none = Observed { counts: vec![0; self.buckets.count + 1], sum: 0.0 };
+            observed.insert(labels.iter().map(|label| (*label).to_owned()).collect(), none);
+        }
+        let entry = observed.iter_mut().find(|(key, _)| key.iter().eq(labels)).map(|(_, entry)| entry);
+        let entry = entry.expect("it was there or has been put there");
+        let bucket = self.buckets.bounds().position(|bound| value <= bound).unwrap_or(self.buckets.count);
+        entry.counts[bucket] += 1;
+        entry.sum += value;
+    }
+
+    fn write(&self, text: &mut String) {
+        head(text, &self.described, "histogram");
+        let Described { name, labels, .. } = self.described;
+        for (values, observed) in self.observed.lock().iter() {
+            let own: Vec<(&str, &str)> = labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+            let mut below = 0;
+            for (bound, count) in self.buckets.bounds().map(|bound| bound.to_string()).chain(["+Inf".to_owned()]).zip(&observed.counts) {
+                below += count;
+                let with_bound: Vec<(&str, &str)> = own.iter().copied().chain([("le", bound.as_str())]).collect();
+                sample(text, &format!("{name}_bucket"), &with_bound, below);
+            }
+            sample(text, &format!("{name}_sum"), &own, observed.sum);
+            sample(text, &format!("{name}_count"), &own, below);
+        }
+    }
+}
+
+/// A count for every combination of labels that was seen.
+pub struct Counters {
+    described: Described,
+    counts: Mutex<BTreeMap<Vec<&'static str>, u64>>,
+}
+
+impl Counters {
+    /// Counts one.
+    pub fn add(&self, labels: &[&'static str]) {
+        *self.counts.lock().entry(labels.to_vec()).or_default() += 1;
+    }
+
+    fn write(&self, text: &mut String) {
+        head(text, &self.described, "counter");
+        for (values, count) in self.counts.lock().iter() {
+            let labels: Vec<(&str, &str)> = self.described.labels.iter().copied().zip(values.iter().copied()).collect();
+            sample(text, self.described.name, &labels, count);
+        }
+    }
+}
+
+/// See the module's description.
 pub struct Metrics {
-    /// Pods for which a node was found.
-    pub scheduled: AtomicU64,
-    /// Tries that found none.
-    pub unschedulable: AtomicU64,
-    /// Tries that failed otherwise.
-    pub errors: AtomicU64,
-    /// Pods deleted to make room.
-    pub preemption_victims: AtomicU64,
+    /// Time from the start of a try to its end, binding not included. Profile, result.
+    pub attempts: Histograms,
+    /// Time that filtering and scoring took.
+    pub algorithm: Histograms,
+    /// Time that all plugins of a point took. Point, status, profile.
+    pub points: Histograms,
+    /// Victims per preemption.
+    pub victims: Histograms,
+    /// Time from a pod's coming into the queue to its binding, gates not included. Tries.
+    pub sli: Histograms,
+    /// Tries that a pod needed.
+    pub tries: Histograms,
+    /// Tries to make room.
+    pub preemptions: AtomicU64,
+    /// Pods that came into a queue. Queue, event.
+    pub incoming: Counters,
+}
+
+/// What is counted when asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Gauges {
+    /// Pods that wait.
+    pub pending: Pending,
+    /// What the scheduler knows.
+    pub size: Size,
+    /// Unschedulable pods by the plugin that refused them, and profile.
+    pub refused: BTreeMap<(&'static str, String), usize>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            attempts: Histograms::new(
+                Described {
+                    name: "scheduler_scheduling_attempt_duration_seconds",
+                    help: "Scheduling attempt latency in seconds (scheduling algorithm + binding)",
+                    stability: "STABLE",
+                    labels: &["profile", "result"],
+                },
+                0.001,
+                2.0,
+                15,
+            ),
+            algorithm: Histograms::new(
+                Described {
+                    name: "scheduler_scheduling_algorithm_duration_seconds",
+                    help: "Scheduling algorithm latency in seconds",
+                    stability: "ALPHA",
+                    labels: &[],
+                },
+                0.001,
+                2.0,
+                15,
+            ),
+            points: Histograms::new(
+                Described {
+                    name: "scheduler_framework_extension_point_duration_seconds",
+                    help: "Latency for running all plugins of a specific extension point.",
+                    stability: "STABLE",
+                    labels: &["extension_point", "status", "profile"],
+                },
+                0.0001,
+                2.0,
+                12,
+            ),
+            victims: Histograms::new(
+                Described {
+                    name: "scheduler_preemption_victims",
+                    help: "Number of selected preemption victims",
+                    stability: "STABLE",
+                    labels: &[],
+                },
+                1.0,
+                2.0,
+                7,
+            ),
+            sli: Histograms::new(
+                Described {
+                    name: "scheduler_pod_scheduling_sli_duration_seconds",
+                    help: "E2e latency for a pod being scheduled, from the time the pod enters the scheduling queue.",
+                    stability: "BETA",
+                    labels: &["attempts"],
+                },
+                0.01,
+                2.0,
+                20,
+            ),
+            tries: Histograms::new(
+                Described {
+                    name: "scheduler_pod_scheduling_attempts",
+                    help: "Number of attempts to successfully schedule a pod.",
+                    stability: "STABLE",
+                    labels: &[],
+                },
+                1.0,
+                2.0,
+                5,
+            ),
+            preemptions: AtomicU64::new(0),
+            incoming: Counters {
+                described: Described {
+                    name: "scheduler_queue_incoming_pods_total",
+                    help: "Number of pods added to scheduling queues by event and queue type.",
+                    stability: "STABLE",
+                    labels: &["queue", "event"],
+                },
+                counts: Mutex::default(),
+            },
+        }
+    }
 }
 
 impl Metrics {
+    /// A try has ended: `scheduled`, `unschedulable` or `error`.
+    pub fn attempt(&self, profile: &str, result: &str, took: Duration) {
+        self.attempts.observe(&[profile, result], took.as_secs_f64());
+    }
+
     /// In Prometheus's text format.
-    pub fn text(&self, pending: Pending) -> String {
-        let mut text = String::from(
-            "# HELP scheduler_schedule_attempts_total Number of attempts to schedule pods, by the result.\n# TYPE scheduler_schedule_attempts_total counter\n",
-        );
-        for (result, counter) in [("scheduled", &self.scheduled), ("unschedulable", &self.unschedulable), ("error", &self.errors)] {
-            let count = counter.load(Ordering::Relaxed);
-            writeln!(text, "scheduler_schedule_attempts_total{{profile=\"default-scheduler\",result=\"{result}\"}} {count}")
-                .expect("a String takes everything");
+    pub fn text(&self, gauges: &Gauges) -> String {
+        let mut text = String::new();
+        for histograms in [&self.attempts, &self.algorithm, &self.points, &self.victims, &self.sli, &self.tries] {
+            histograms.write(&mut text);
         }
-        text += "# HELP scheduler_pending_pods Number of pending pods, by the queue type.\n# TYPE scheduler_pending_pods gauge\n";
-        for (queue, count) in
-            [("active", pending.active), ("backoff", pending.backoff), ("gated", pending.gated), ("unschedulable", pending.unschedulable)]
-        {
-            writeln!(text, "scheduler_pending_pods{{queue=\"{queue}\"}} {count}").expect("a String takes everything");
+        self.incoming.write(&mut text);
+        let describe = |text: &mut String, name, help, stability, kind| head(text, &Described { name, help, stability, labels: &[] }, kind);
+        let name = "scheduler_schedule_attempts_total";
+        let help = "Number of attempts to schedule pods, by the result. 'unschedulable' means a pod could not be scheduled, while 'error' means an internal scheduler problem.";
+        describe(&mut text, name, help, "STABLE", "counter");
+        for (labels, observed) in self.attempts.observed.lock().iter() {
+            let labels: Vec<(&str, &str)> = ["profile", "result"].into_iter().zip(labels.iter().map(String::as_str)).collect();
+            sample(&mut text, name, &labels, observed.counts.iter().sum::<u64>());
         }
-        let victims = self.preemption_victims.load(Ordering::Relaxed);
-        text += "# HELP scheduler_preemption_victims_total Number of pods deleted to make room.\n# TYPE scheduler_preemption_victims_total counter\n";
-        writeln!(text, "scheduler_preemption_victims_total {victims}").expect("a String takes everything");
+        let name = "scheduler_preemption_attempts_total";
+        describe(&mut text, name, "Total preemption attempts in the cluster till now", "STABLE", "counter");
+        sample(&mut text, name, &[], self.preemptions.load(Ordering::Relaxed));
+        let name = "scheduler_pending_pods";
+        describe(&mut text, name, "Number of pending pods, by the queue type.", "STABLE", "gauge");
+        let Pending { active, backoff, unschedulable, gated, in_flight } = gauges.pending;
+        for (queue, count) in [("active", active), ("backoff", backoff), ("gated", gated), ("unschedulable", unschedulable)] {
+            sample(&mut text, name, &[("queue", queue)], count);
+        }
+        let name = "scheduler_goroutines";
+        describe(&mut text, name, "Number of running goroutines split by the work they do such as binding.", "ALPHA", "gauge");
+        sample(&mut text, name, &[("operation", "binding")], in_flight);
+        let name = "scheduler_cache_size";
+        describe(&mut text, name, "Number of nodes, pods, and assumed (bound) pods in the scheduler cache.", "ALPHA", "gauge");
+        let Size { nodes, pods, assumed } = gauges.size;
+        for (kind, count) in [("assumed_pods", assumed), ("nodes", nodes), ("pods", pods)] {
+            sample(&mut text, name, &[("type", kind)], count);
+        }
+        let name = "scheduler_unschedulable_pods";
+        describe(&mut text, name, "The number of unschedulable pods broken down by plugin name.", "ALPHA", "gauge");
+        for ((plugin, profile), count) in &gauges.refused {
+            sample(&mut text, name, &[("plugin", plugin), ("profile", profile)], count);
+        }
         text
     }
+}
+
+fn head(text: &mut String, described: &Described, kind: &str) {
+    let Described { name, help, stability, .. } = described;
+    writeln!(text, "# HELP {name} [{stability}] {help}\n# TYPE {name} {kind}").expect("a String takes everything");
+}
+
+fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    text.push_str(name);
+    if !labels.is_empty() {
+        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
+        write!(text, "{{{}}}", labels.join(",")).expect("a String takes everything");
+    }
+    writeln!(text, " {value}").expect("a String takes everything");
 }
 
 #[cfg(test)]
@@ -46,11 +285,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_names_every_result_and_queue() {
+    fn the_text_has_what_was_counted() {
         let metrics = Metrics::default();
-        metrics.scheduled.store(3, Ordering::Relaxed);
-        let text = metrics.text(Pending { gated: 2, ..Pending::default() });
-        assert!(text.contains("scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} 3\n"));
-        assert!(text.contains("scheduler_pending_pods{queue=\"gated\"} 2\n"));
+        metrics.attempt("default-scheduler", "scheduled", Duration::from_micros(500));
+        metrics.attempt("default-scheduler", "scheduled", Duration::from_millis(3));
+        metrics.attempt("default-scheduler", "unschedulable", Duration::from_secs(100));
+        metrics.incoming.add(&["active", "PodAdd"]);
+        let refused = BTreeMap::from([(("NodeAffinity", "default-scheduler".to_owned()), 4)]);
+        let pending = Pending { gated: 2, ..Pending::default() };
+        let text = metrics.text(&Gauges { pending, size: Size { nodes: 7, pods: 9, assumed: 1 }, refused });
+        for line in [
+            "# TYPE scheduler_scheduling_attempt_duration_seconds histogram",
+            "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"} 2",
+            "scheduler_scheduling_attempt_duration_seconds_bucket{profile=\"default-scheduler\",result=\"scheduled\",le=\"0.001\"} 1",
+            "scheduler_scheduling_attempt_duration_seconds_bucket{profile=\"default-scheduler\",result=\"scheduled\",le=\"0.004\"} 2",
+            "scheduler_scheduling_attempt_duration_seconds_bucket{profile=\"default-scheduler\",result=\"unschedulable\",le=\"16.384\"} 0",
+            "scheduler_scheduling_attempt_duration_seconds_bucket{profile=\"default-scheduler\",result=\"unschedulable\",le=\"+Inf\"} 1",
+            "scheduler_scheduling_attempt_duration_seconds_sum{profile=\"default-scheduler\",result=\"unschedulable\"} 100",
+            "scheduler_queue_incoming_pods_total{queue=\"active\",event=\"PodAdd\"} 1",
+            "scheduler_pending_pods{queue=\"gated\"} 2",
+            "scheduler_cache_size{type=\"nodes\"} 7",
+            "scheduler_unschedulable_pods{plugin=\"NodeAffinity\",profile=\"default-scheduler\"} 4",
+            "scheduler_preemption_attempts_total 0",
+        ] {
+            assert!(text.lines().any(|written| written == line), "{line} is not in\n{text}");
+        }
     }
 }

@@ -23,6 +23,15 @@ pub struct Candidate {
     pub violations: usize,
 }
 
+/// Why nothing is preempted, as users read it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The pod may not preempt, or has to wait for what it has preempted already.
+    NotEligible(String),
+    /// It helps nowhere.
+    NoCandidate(String),
+}
+
 /// Finds the node on which preemption does least harm, or says why there is none.
 pub fn find(
     args: &DefaultPreemptionArgs,
@@ -31,12 +40,13 @@ pub fn find(
     pod: &PodInfo,
     context: &Context<'_>,
     error: &FitError,
-) -> Result<Candidate, String> {
+) -> Result<Candidate, Failure> {
+    let not_eligible = |why: &str| Failure::NotEligible(format!("not eligible due to {why}."));
     if pod.spec().preemption_policy.as_deref() == Some("Never") {
-        return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+        return Err(not_eligible("preemptionPolicy=Never"));
     }
     if waits_for_victims(pod, context, error) {
-        return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+        return Err(not_eligible("a terminating pod on the nominated node"));
     }
     let nodes = context.snapshot.nodes();
     let helpful: Vec<&Arc<NodeInfo>> =
@@ -55,7 +65,7 @@ pub fn find(
             break;
         }
     }
-    candidates.into_iter().min_by_key(harm).ok_or_else(|| unavailable(error.nodes, &hopeless, &unhelpful()))
+    candidates.into_iter().min_by_key(harm).ok_or_else(|| Failure::NoCandidate(unavailable(error.nodes, &hopeless, &unhelpful())))
 }
 
 /// The budgets of the namespaces in which there may be victims.
@@ -118,6 +128,10 @@ fn victims(
             }
         }
     }
+    if candidate.victims.is_empty() {
+        // Nobody's end would wake the pod.
+        return Err(Rejection::unresolvable(format!("expected at least one victim pod on node {:?}", candidate.node)));
+    }
     candidate.victims.sort_by_key(importance);
     Ok(candidate)
 }
@@ -171,7 +185,7 @@ fn harm(candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i128>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cycle::{Search, post_filter, schedule};
+    use crate::cycle::{Outcome, Search, post_filter, schedule};
     use crate::fixtures::{Objects, labelled_pod, node_info};
     use crate::plugins::PluginSet;
     use crate::snapshot::Snapshot;
@@ -185,14 +199,14 @@ mod tests {
 
     fn preempt(nodes: Vec<NodeInfo>, pod: &PodInfo, budgets: &[Arc<PodDisruptionBudget>]) -> Result<(String, Vec<String>), String> {
         let snapshot = Snapshot::new(nodes);
-        let listers = Objects { budgets: budgets.to_vec() };
+        let listers = Objects { budgets: budgets.to_vec(), ..Objects::default() };
         let context = Context { snapshot: &snapshot, listers: &listers };
         let (plugins, mut cycle) = (PluginSet::default(), CycleState::default());
         let mut search = Search { percentage: 0, start: 0 };
         let mut error = schedule(&plugins, &mut cycle, pod, &context, &mut search, &mut StdRng::seed_from_u64(1)).unwrap_err();
         match post_filter(&plugins, pod, &context, &mut error) {
-            Some(candidate) => Ok((candidate.node, candidate.victims.iter().map(|pod| pod.uid().to_owned()).collect())),
-            None => Err(error.message()),
+            Outcome::Nominated(candidate) => Ok((candidate.node, candidate.victims.iter().map(|pod| pod.uid().to_owned()).collect())),
+            Outcome::Hopeless | Outcome::Unchanged => Err(error.message()),
         }
     }
 

@@ -8,8 +8,9 @@
 //! If no pod is active, those that back off are tried early, unless an error put them there. Pods are held for as long as they exist, so the API bounds this.
 
 use crate::framework::{ClusterEvent, Point};
-use crate::plugins::PluginSet;
+use crate::metrics::Metrics;
 use crate::pod_info::PodInfo;
+use crate::profiles::Profiles;
 use parking_lot::Mutex;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -52,6 +53,8 @@ pub struct QueuedPod {
     pub pod: Arc<PodInfo>,
     /// How often it was tried.
     pub attempts: u32,
+    /// When it first was ready to be tried.
+    pub entered: Instant,
     /// How often it failed.
     failures: u32,
     /// When it failed last, or came.
@@ -82,6 +85,8 @@ pub struct Pending {
     pub unschedulable: usize,
     /// Not let in.
     pub gated: usize,
+    /// Being tried or bound.
+    pub in_flight: usize,
 }
 
 type ActiveKey = (Reverse<i32>, u64);
@@ -112,7 +117,8 @@ struct State {
 
 /// See the module's description.
 pub struct SchedulingQueue {
-    plugins: Arc<PluginSet>,
+    profiles: Arc<Profiles>,
+    metrics: Arc<Metrics>,
     backoff: Backoff,
     state: Mutex<State>,
     wake: Notify,
@@ -120,7 +126,7 @@ pub struct SchedulingQueue {
 
 impl SchedulingQueue {
     /// An empty queue.
-    pub fn new(plugins: Arc<PluginSet>, backoff: Backoff) -> Self {
+    pub fn new(profiles: Arc<Profiles>, backoff: Backoff, metrics: Arc<Metrics>) -> Self {
         let state = State {
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
@@ -132,7 +138,7 @@ impl SchedulingQueue {
             in_flight: BTreeMap::new(),
             closed: false,
         };
-        Self { plugins, backoff, state: Mutex::new(state), wake: Notify::new() }
+        Self { profiles, metrics, backoff, state: Mutex::new(state), wake: Notify::new() }
     }
 
     /// A pod without a node has come, or one that is here has changed.
@@ -141,7 +147,9 @@ impl SchedulingQueue {
         let uid = pod.uid().to_owned();
         match state.places.get(&uid).copied() {
             None => {
-                let queued = QueuedPod { pod, attempts: 0, failures: 0, since: Instant::now(), refused_by: BTreeSet::new(), gated: false };
+                let now = Instant::now();
+                let queued =
+                    QueuedPod { pod, attempts: 0, entered: now, failures: 0, since: now, refused_by: BTreeSet::new(), gated: false };
                 self.admit(&mut state, queued);
             }
             // What comes of it meanwhile is told by `failed`, with the pod as it is then.
@@ -154,7 +162,7 @@ impl SchedulingQueue {
                     Place::Active(_) => state.activate(queued),
                     Place::Backoff((until, _)) => state.back_off(queued, until, false),
                     Place::Unschedulable if queued.gated => self.admit(&mut state, queued),
-                    Place::Unschedulable if changed => self.requeue(&mut state, queued),
+                    Place::Unschedulable if changed => self.requeue(&mut state, queued, "PodUpdate"),
                     _ => state.wait(queued),
                 }
             }
@@ -212,6 +220,7 @@ impl SchedulingQueue {
         match how {
             Failed::Error => {
                 let until = queued.since + self.backoff.after(queued.failures);
+                self.metrics.incoming.add(&["backoff", "ScheduleAttemptFailure"]);
                 state.back_off(queued, until, true);
             }
             Failed::Unschedulable(refused_by) => {
@@ -222,8 +231,25 @@ impl SchedulingQueue {
                     Ok(missed) if missed <= kept => state.events.range(kept - missed..).any(|event| self.could_help(&queued, event)),
                     _ => true,
                 };
-                if cured || changed { self.requeue(&mut state, queued) } else { state.wait(queued) }
+                if cured || changed {
+                    self.requeue(&mut state, queued, "ScheduleAttemptFailure");
+                } else {
+                    self.metrics.incoming.add(&["unschedulable", "ScheduleAttemptFailure"]);
+                    state.wait(queued);
+                }
             }
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// An unschedulable pod has to be tried again after its backoff, whatever happens: what it waited for has gone wrong.
+    pub fn retry(&self, uid: &str) {
+        let mut state = self.state.lock();
+        let Some(place @ Place::Unschedulable) = state.places.get(uid).copied() else { return };
+        if let Some(queued) = state.take(uid, place) {
+            let until = queued.since + self.backoff.after(queued.failures);
+            if queued.gated { state.wait(queued) } else { state.back_off(queued, until, true) }
         }
         drop(state);
         self.wake.notify_one();
@@ -252,7 +278,7 @@ impl SchedulingQueue {
             .collect();
         for uid in &helped {
             if let Some(queued) = state.take(uid, Place::Unschedulable) {
-                self.requeue(&mut state, queued);
+                self.requeue(&mut state, queued, event.label());
             }
         }
         drop(state);
@@ -272,35 +298,77 @@ impl SchedulingQueue {
     pub fn pending(&self) -> Pending {
         let state = self.state.lock();
         let gated = state.unschedulable.values().filter(|queued| queued.gated).count();
-        Pending { active: state.active.len(), backoff: state.backoff.len(), unschedulable: state.unschedulable.len() - gated, gated }
+        Pending {
+            active: state.active.len(),
+            backoff: state.backoff.len(),
+            unschedulable: state.unschedulable.len() - gated,
+            gated,
+            in_flight: state.in_flight.values().sum(),
+        }
+    }
+
+    /// Whether a pod is in one of the queues, or in flight.
+    pub fn contains(&self, uid: &str) -> bool {
+        self.state.lock().places.contains_key(uid)
+    }
+
+    /// How many unschedulable pods each plugin has refused, by plugin and profile.
+    pub fn refused(&self) -> BTreeMap<(&'static str, String), usize> {
+        let (state, mut refused) = (self.state.lock(), BTreeMap::new());
+        for queued in state.unschedulable.values().filter(|queued| !queued.gated) {
+            let profile = self.profiles.of(&queued.pod).map(|profile| profile.name.clone()).unwrap_or_default();
+            for plugin in &queued.refused_by {
+                *refused.entry((*plugin, profile.clone())).or_insert(0) += 1;
+            }
+        }
+        refused
     }
 
     fn admit(&self, state: &mut State, mut queued: QueuedPod) {
-        queued.gated = self.plugins.at(Point::PreEnqueue).any(|plugin| plugin.pre_enqueue(&queued.pod).is_err());
-        if queued.gated { state.wait(queued) } else { state.activate(queued) }
+        let profile = self.profiles.of(&queued.pod);
+        queued.gated =
+            profile.is_some_and(|profile| profile.plugins.at(Point::PreEnqueue).any(|plugin| plugin.pre_enqueue(&queued.pod).is_err()));
+        if queued.gated {
+            self.metrics.incoming.add(&["gated", "PodAdd"]);
+            state.wait(queued);
+        } else {
+            queued.entered = Instant::now();
+            self.metrics.incoming.add(&["active", "PodAdd"]);
+            state.activate(queued);
+        }
     }
 
     /// Active, but for what is left of its backoff.
-    fn requeue(&self, state: &mut State, queued: QueuedPod) {
+    fn requeue(&self, state: &mut State, queued: QueuedPod, why: &'static str) {
         let until = queued.since + self.backoff.after(queued.failures);
-        if until <= Instant::now() { state.activate(queued) } else { state.back_off(queued, until, false) }
+        if until <= Instant::now() {
+            self.metrics.incoming.add(&["active", why]);
+            state.activate(queued);
+        } else {
+            self.metrics.incoming.add(&["backoff", why]);
+            state.back_off(queued, until, false);
+        }
     }
 
     fn could_help(&self, queued: &QueuedPod, event: &ClusterEvent) -> bool {
+        let Some(profile) = self.profiles.of(&queued.pod) else { return false };
+        let plugins = &profile.plugins;
         // Refused by nobody (there was no node at all): anything may help.
         queued.refused_by.is_empty()
-            || queued.refused_by.iter().filter_map(|name| self.plugins.named(name)).any(|plugin| plugin.cures(&queued.pod, event))
+            || queued.refused_by.iter().filter_map(|name| plugins.named(name)).any(|plugin| plugin.cures(&queued.pod, event))
     }
 
     fn flush(&self, state: &mut State, now: Instant) {
         while let Some(entry) = state.backoff.first_entry().filter(|entry| entry.key().0 <= now) {
             let (queued, _) = entry.remove();
+            self.metrics.incoming.add(&["active", "BackoffComplete"]);
             state.activate(queued);
         }
         let late: Vec<String> =
             state.unschedulable.iter().filter(|(_, q)| !q.gated && q.since + LEFT_OVER <= now).map(|(uid, _)| uid.clone()).collect();
         for uid in late {
             if let Some(queued) = state.take(&uid, Place::Unschedulable) {
+                self.metrics.incoming.add(&["active", "UnschedulableTimeout"]);
                 state.activate(queued);
             }
         }
@@ -367,10 +435,11 @@ impl State {
     }
 }
 
-/// Whether anything has changed that a plugin may look at: all but status and bookkeeping.
+/// Whether anything has changed that a plugin may look at: all but status and bookkeeping. A pod whose promise is taken back has to look again.
 fn changed_for_scheduling(old: &PodInfo, new: &PodInfo) -> bool {
     let (a, b) = (&old.pod.metadata, &new.pod.metadata);
-    old.pod.spec != new.pod.spec || a.labels != b.labels || a.annotations != b.annotations
+    let promised = |pod: &PodInfo| pod.status().nominated_node_name.as_ref().is_some_and(|node| !node.is_empty());
+    old.pod.spec != new.pod.spec || a.labels != b.labels || a.annotations != b.annotations || (promised(old) && !promised(new))
 }
 
 #[cfg(test)]
@@ -381,7 +450,7 @@ mod tests {
     use serde_json::json;
 
     fn queue() -> SchedulingQueue {
-        SchedulingQueue::new(Arc::new(PluginSet::default()), Backoff::default())
+        SchedulingQueue::new(Arc::default(), Backoff::default(), Arc::default())
     }
 
     fn waiting(priority: i32, name: &str) -> Arc<PodInfo> {

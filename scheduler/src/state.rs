@@ -104,7 +104,7 @@ impl ClusterState {
         }
     }
 
-    /// Promises a pod room on a node.
+    /// Promises a pod room on a node, and there only.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.denominate(pod.uid());
         self.promised.insert(pod.uid().to_owned(), node.to_owned());
@@ -112,9 +112,9 @@ impl ClusterState {
         self.nominated.entry(node.to_owned()).or_default().push(pod);
     }
 
-    /// Takes the promise back, if there is one.
-    pub fn denominate(&mut self, uid: &str) {
-        let Some(node) = self.promised.remove(uid) else { return };
+    /// Takes the promise back. Whether there was one: then others may take the room.
+    pub fn denominate(&mut self, uid: &str) -> bool {
+        let Some(node) = self.promised.remove(uid) else { return false };
         if let Some(pods) = self.nominated.get_mut(&node) {
             pods.retain(|pod| pod.uid() != uid);
             if pods.is_empty() {
@@ -122,6 +122,7 @@ impl ClusterState {
             }
         }
         self.promises_changed.insert(node);
+        true
     }
 
     /// The node promised to a pod.

@@ -3,8 +3,11 @@
 use anyhow::{Context, Result};
 use apiserver::assembly::{Running, Server};
 use client::connection::from_config;
-use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::config::{AuthInfo, Config};
 use kube::{Api, Client};
@@ -20,26 +23,39 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Cluster {
     server: Running,
     stop: CancellationToken,
-    scheduler: JoinHandle<Result<()>>,
+    schedulers: Vec<JoinHandle<Result<()>>>,
     pods: Api<Pod>,
     nodes: Api<Node>,
     client: Client,
+    config: Config,
     _certificates: tempfile::TempDir,
 }
 
 impl Cluster {
     async fn start() -> Result<Self> {
+        Self::start_with(Configuration::alone()).await
+    }
+
+    async fn start_with(configuration: Configuration) -> Result<Self> {
+        let mut cluster = Self::without_scheduler().await?;
+        cluster.add_scheduler(configuration);
+        Ok(cluster)
+    }
+
+    fn add_scheduler(&mut self, configuration: Configuration) {
+        let options = scheduler::Options { client: self.client.clone(), configuration, address: None };
+        self.schedulers.push(tokio::spawn(scheduler::run(options, self.stop.clone())));
+    }
+
+    async fn without_scheduler() -> Result<Self> {
         let certificates = tempfile::tempdir()?;
         let options = apiserver::options::Options { cert_dir: Some(certificates.path().to_owned()), ..Default::default() };
         let server = Server::builder().options(options).in_memory()?.token("secret", "tester", &["system:masters"]).start().await?;
         let mut config = Config::new(format!("https://{}", server.address()).parse()?);
         config.root_cert = Some(vec![pem(&server.authority()?)?]);
         config.auth_info = AuthInfo { token: Some("secret".to_owned().into()), ..AuthInfo::default() };
-        let client = from_config(config, "test")?;
+        let client = from_config(config.clone(), "test")?;
         let stop = CancellationToken::new();
-        let options =
-            scheduler::Options { client: client.clone(), configuration: Configuration::default(), leader_elect: false, address: None };
-        let scheduler = tokio::spawn(scheduler::run(options, stop.clone()));
         let account: ServiceAccount = serde_json::from_value(json!({"metadata": {"name": "default"}}))?;
         until(
             "the namespace",
@@ -49,12 +65,14 @@ impl Cluster {
         .await?;
         Api::namespaced(client.clone(), "default").create(&PostParams::default(), &account).await?;
         let (pods, nodes) = (Api::namespaced(client.clone(), "default"), Api::all(client.clone()));
-        Ok(Self { server, stop, scheduler, pods, nodes, client, _certificates: certificates })
+        Ok(Self { server, stop, schedulers: Vec::new(), pods, nodes, client, config, _certificates: certificates })
     }
 
     async fn stop(self) -> Result<()> {
         self.stop.cancel();
-        self.scheduler.await??;
+        for scheduler in self.schedulers {
+            scheduler.await??;
+        }
         self.server.stop().await
     }
 
@@ -155,5 +173,156 @@ async fn an_urgent_pod_takes_the_place_of_another() -> Result<()> {
         cluster.pods.delete("first", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
     }
     until("its place", async || cluster.node_of("urgent").await, |node| node.as_deref() == Some("n1")).await?;
+    cluster.stop().await
+}
+
+/// What a controller does: completes the binding of a claim and a volume.
+async fn complete(cluster: &Cluster, claim: &str, volume: &str) -> Result<()> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), "default");
+    let bound = json!({"metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}, "spec": {"volumeName": volume}});
+    claims.patch(claim, &PatchParams::default(), &Patch::Merge(bound)).await?;
+    claims.patch_status(claim, &PatchParams::default(), &Patch::Merge(json!({"status": {"phase": "Bound"}}))).await?;
+    Ok(())
+}
+
+async fn add_volume(cluster: &Cluster, name: &str, class: &str, node: &str) -> Result<()> {
+    let on_node =
+        json!({"nodeSelectorTerms": [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]});
+    let volume: PersistentVolume = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": class, "local": {"path": "/x"}, "nodeAffinity": {"required": on_node},
+    }}))?;
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    volumes.create(&PostParams::default(), &volume).await?;
+    volumes.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": {"phase": "Available"}}))).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_are_bound_before_their_pod() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    for name in ["n1", "n2"] {
+        cluster.add_node(name).await?;
+        let label = json!({"metadata": {"labels": {"kubernetes.io/hostname": name}}});
+        cluster.nodes.patch(name, &PatchParams::default(), &Patch::Merge(label)).await?;
+    }
+    let classes: Api<StorageClass> = Api::all(cluster.client.clone());
+    for (name, provisioner) in [("by-hand", "kubernetes.io/no-provisioner"), ("made", "example.com/maker")] {
+        let class = json!({"metadata": {"name": name}, "provisioner": provisioner, "volumeBindingMode": "WaitForFirstConsumer"});
+        classes.create(&PostParams::default(), &serde_json::from_value(class)?).await?;
+    }
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(cluster.client.clone(), "default");
+    for (name, class) in [("ready", "by-hand"), ("wanted", "made")] {
+        let claim = json!({"metadata": {"name": name}, "spec": {"storageClassName": class, "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        claims.create(&PostParams::default(), &serde_json::from_value(claim)?).await?;
+    }
+    let using = |claim: &str| json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]});
+
+    cluster.add_pod("static", using("ready"), "1").await?;
+    let told = until("why not", async || cluster.told("static").await, Option::is_some).await?;
+    assert!(told.is_some_and(|told| told.contains("2 node(s) didn't find available persistent volumes to bind")));
+    add_volume(&cluster, "v2", "by-hand", "n2").await?;
+    let volumes: Api<PersistentVolume> = Api::all(cluster.client.clone());
+    let reserved = async || Ok(volumes.get("v2").await?.spec.and_then(|spec| spec.claim_ref).and_then(|reference| reference.name));
+    until("the volume reserved", reserved, |claim| claim.as_deref() == Some("ready")).await?;
+    assert_eq!(cluster.node_of("static").await?, None, "not before its volume");
+    complete(&cluster, "ready", "v2").await?;
+    until("its volume's node", async || cluster.node_of("static").await, |node| node.as_deref() == Some("n2")).await?;
+
+    cluster.add_pod("dynamic", using("wanted"), "1").await?;
+    let chosen = async || {
+        let annotations = claims.get("wanted").await?.metadata.annotations.unwrap_or_default();
+        Ok(annotations.get("volume.kubernetes.io/selected-node").cloned())
+    };
+    let node = until("a node chosen", chosen, Option::is_some).await?.context("a node")?;
+    add_volume(&cluster, "made", "made", &node).await?;
+    complete(&cluster, "wanted", "made").await?;
+    until("the node chosen", async || cluster.node_of("dynamic").await, |bound| bound.as_ref() == Some(&node)).await?;
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn profiles_place_their_own_pods_in_their_own_way() -> Result<()> {
+    let text = "
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+leaderElection: {leaderElect: false}
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packing
+  plugins:
+    multiPoint:
+      disabled: [{name: NodeResourcesBalancedAllocation}, {name: PodTopologySpread}]
+  pluginConfig:
+  - name: NodeResourcesFit
+    args: {scoringStrategy: {type: MostAllocated, resources: [{name: cpu, weight: 1}]}}
+";
+    let cluster = Cluster::start_with(scheduler::config::parse(text)?).await?;
+    for name in ["n1", "n2"] {
+        cluster.add_node(name).await?;
+    }
+    cluster.add_pod("first", json!({}), "1").await?;
+    let first = until("a node", async || cluster.node_of("first").await, Option::is_some).await?;
+    cluster.add_pod("packed", json!({"schedulerName": "packing"}), "1").await?;
+    until("beside the first", async || cluster.node_of("packed").await, |node| *node == first).await?;
+    cluster.add_pod("spread", json!({}), "1").await?;
+    until("away from both", async || cluster.node_of("spread").await, |node| node.is_some() && *node != first).await?;
+    cluster.add_pod("foreign", json!({"schedulerName": "somebody-else"}), "1").await?;
+    cluster.add_pod("last", json!({}), "1").await?;
+    until("a node", async || cluster.node_of("last").await, Option::is_some).await?;
+    assert_eq!((cluster.node_of("foreign").await?, cluster.told("foreign").await?), (None, None), "others' pods are left alone");
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_is_told_in_events() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    cluster.add_pod("p", json!({}), "1").await?;
+    let events: Api<Event> = Api::namespaced(cluster.client.clone(), "default");
+    let reported = async |reason: &str| {
+        let all = events.list(&Default::default()).await?.items;
+        Ok(all.into_iter().find(|event| event.reason.as_deref() == Some(reason)))
+    };
+    let failed = until("why not", async || reported("FailedScheduling").await, Option::is_some).await?.context("an event")?;
+    assert_eq!(failed.note.as_deref(), Some("no nodes available to schedule pods"));
+    assert_eq!((failed.type_.as_deref(), failed.action.as_deref()), (Some("Warning"), Some("Scheduling")));
+    assert_eq!(failed.reporting_controller.as_deref(), Some("default-scheduler"));
+    cluster.add_node("n1").await?;
+    let scheduled = until("where", async || reported("Scheduled").await, Option::is_some).await?.context("an event")?;
+    assert_eq!(scheduled.note.as_deref(), Some("Successfully assigned default/p to n1"));
+    assert_eq!((scheduled.type_.as_deref(), scheduled.action.as_deref()), (Some("Normal"), Some("Binding")));
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_takes_over_from_one_that_is_killed() -> Result<()> {
+    let mut cluster = Cluster::without_scheduler().await?;
+    let quick = || {
+        let mut configuration = Configuration::default();
+        configuration.leader_election.lease_duration = Duration::from_secs(2);
+        configuration.leader_election.renew_deadline = Duration::from_secs(1);
+        configuration.leader_election.retry_period = Duration::from_millis(100);
+        configuration
+    };
+    // All its tasks die with its threads, and nothing is released.
+    let first = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let config = cluster.config.clone();
+    first.spawn(async move {
+        let options = scheduler::Options { client: from_config(config, "first")?, configuration: quick(), address: None };
+        scheduler::run(options, CancellationToken::new()).await
+    });
+    cluster.add_node("n1").await?;
+    cluster.add_pod("a", json!({}), "1").await?;
+    until("a node", async || cluster.node_of("a").await, Option::is_some).await?;
+    cluster.add_scheduler(quick());
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), "kube-system");
+    let holder = async || anyhow::Ok(leases.get("kube-scheduler").await?.spec.and_then(|spec| spec.holder_identity));
+    let leader = holder().await?;
+    first.shutdown_background();
+    cluster.add_pod("b", json!({}), "3").await?;
+    until("a node, from the other", async || cluster.node_of("b").await, Option::is_some).await?;
+    assert_ne!(holder().await?, leader);
+    cluster.add_pod("c", json!({}), "1").await?;
+    let told = until("what the first has placed counts", async || cluster.told("c").await, Option::is_some).await?;
+    assert!(told.is_some_and(|told| told.contains("1 Insufficient cpu")));
     cluster.stop().await
 }

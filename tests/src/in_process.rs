@@ -152,8 +152,7 @@ impl Builder {
         if self.scheduler {
             let options = scheduler::Options {
                 client: connect(&url, &authority)?,
-                configuration: Default::default(),
-                leader_elect: false,
+                configuration: scheduler::config::Configuration::alone(),
                 address: None,
             };
             tokio::spawn(report("scheduler", scheduler::run(options, stop.clone())));

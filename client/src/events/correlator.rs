@@ -186,6 +186,7 @@ mod tests {
     fn report(message: &str, second: i64) -> Report {
         Report {
             about: ObjectReference { kind: Some("Pod".into()), namespace: Some("ns".into()), name: Some("p".into()), ..Default::default() },
+            related: None,
             event_type: EventType::Warning,
             reason: "Failed".into(),
             message: message.into(),

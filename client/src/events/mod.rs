@@ -23,9 +23,12 @@ use series::SeriesCache;
 use std::fmt::Debug;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// Reports that may wait to be written (upstream's broadcaster holds 1,000 too).
 const WAITING: usize = 1000;
+/// Events of a scheduler that are written at a time.
+const AT_ONCE: usize = 64;
 /// How often a write is tried (upstream: 12).
 const TRIES: u32 = 12;
 /// The time between tries (upstream: 10 s).
@@ -55,6 +58,8 @@ impl EventType {
 pub struct Report {
     /// What it is about, see [`reference`].
     pub about: ObjectReference,
+    /// What else has to do with it: the pod that another made room for. Only events.k8s.io has it.
+    pub related: Option<ObjectReference>,
     /// `Normal` or `Warning`.
     pub event_type: EventType,
     /// One CamelCase word, `FailedScheduling`.
@@ -119,8 +124,22 @@ impl EventRecorder {
 
     /// The general form.
     pub fn record(&self, about: ObjectReference, event_type: EventType, reason: &str, message: impl Into<String>, action: &str) {
+        self.record_related(about, None, event_type, reason, message, action);
+    }
+
+    /// The same with another object that has to do with it.
+    pub fn record_related(
+        &self,
+        about: ObjectReference,
+        related: Option<ObjectReference>,
+        event_type: EventType,
+        reason: &str,
+        message: impl Into<String>,
+        action: &str,
+    ) {
         let report = Report {
             about,
+            related,
             event_type,
             reason: reason.to_owned(),
             message: message.into(),
@@ -174,28 +193,37 @@ async fn write_core(client: Client, source: Source, mut reports: mpsc::Receiver<
     }
 }
 
+/// Writes beside each other, as many at a time as keep a scheduler's pace; upstream starts a thread for each.
 async fn write_series(client: Client, source: Source, mut reports: mpsc::Receiver<Report>) {
-    let mut cache = SeriesCache::new(source);
+    let (mut cache, mut writing) = (SeriesCache::new(source), JoinSet::new());
     loop {
+        while writing.len() >= AT_ONCE {
+            writing.join_next().await;
+        }
+        while writing.try_join_next().is_some() {}
         let events = match cache.next_expiry() {
             None => match reports.recv().await {
                 Some(report) => cache.observe(&report),
-                None => return,
+                None => break,
             },
             Some(wait) => match tokio::time::timeout(wait, reports.recv()).await {
                 Ok(Some(report)) => cache.observe(&report),
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(_) => cache.expire(Timestamp::now()),
             },
         };
         for event in events {
             let api: Api<Event> = Api::namespaced(client.clone(), event.metadata.namespace.as_deref().unwrap_or("default"));
-            let patch = event.series.as_ref().map(|series| serde_json::json!({ "series": series }));
-            if let Err(error) = write(&api, patch.as_ref(), &event).await {
-                tracing::debug!(%error, reason = event.reason, "event refused");
-            }
+            writing.spawn(async move {
+                let patch = event.series.as_ref().map(|series| serde_json::json!({ "series": series }));
+                if let Err(error) = write(&api, patch.as_ref(), &event).await {
+                    tracing::debug!(%error, reason = event.reason, "event refused");
+                }
+            });
         }
     }
+    // What was reported before the end is still written.
+    while writing.join_next().await.is_some() {}
 }
 
 /// Patches the event, or creates it where there is no patch or nothing to patch any more. Tries again while the server cannot be reached or is

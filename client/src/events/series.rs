@@ -99,6 +99,7 @@ impl SeriesCache {
             action: Some(report.action.clone()),
             reason: Some(report.reason.clone()),
             regarding: Some(report.about.clone()),
+            related: report.related.clone(),
             note: Some(report.message.clone()),
             type_: Some(report.event_type.as_str().to_owned()),
             ..Event::default()
@@ -114,6 +115,7 @@ mod tests {
     fn report(version: &str, second: i64) -> Report {
         Report {
             about: ObjectReference { name: Some("p".into()), resource_version: Some(version.into()), ..Default::default() },
+            related: None,
             event_type: EventType::Warning,
             reason: "FailedScheduling".into(),
             message: "0/1 nodes are available".into(),

@@ -4,7 +4,7 @@ use crate::config::args::DefaultPreemptionArgs;
 use crate::cycle::{Filters, FitError};
 use crate::framework::{Context, CycleState, Plugin, Point, PostFilter};
 use crate::pod_info::PodInfo;
-use crate::preemption;
+use crate::preemption::{self, Failure};
 
 /// See the module's description.
 pub struct DefaultPreemption {
@@ -30,7 +30,8 @@ impl Plugin for DefaultPreemption {
     fn post_filter(&self, filters: &Filters<'_>, cycle: &CycleState, pod: &PodInfo, context: &Context<'_>, error: &FitError) -> PostFilter {
         match preemption::find(&self.args, filters, cycle, pod, context, error) {
             Ok(candidate) => PostFilter::Nominate(candidate),
-            Err(message) => PostFilter::Nothing(format!("preemption: {message}")),
+            Err(Failure::NotEligible(message)) => PostFilter::Nothing(format!("preemption: {message}")),
+            Err(Failure::NoCandidate(message)) => PostFilter::Hopeless(format!("preemption: {message}")),
         }
     }
 }

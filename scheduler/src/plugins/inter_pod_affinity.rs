@@ -273,6 +273,8 @@ impl Plugin for InterPodAffinity {
                 changed.old.is_none() && required.iter().all(|term| has(&term.topology_key))
                     || changed.old.as_ref().is_some_and(|old| old.metadata.labels != changed.new.metadata.labels)
             }
+            // The pods there do not count any more.
+            ClusterEvent::NodeGone(_) => true,
             ClusterEvent::Namespace(_) => by_namespace(required) || by_namespace(required_anti),
             _ => false,
         }

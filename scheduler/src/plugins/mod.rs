@@ -11,11 +11,15 @@ mod node_affinity;
 mod node_name;
 mod node_ports;
 mod node_unschedulable;
+mod node_volume_limits;
 mod priority_sort;
 mod resources_fit;
 mod scheduling_gates;
 mod taint_toleration;
 mod topology_spread;
+mod volume_binding;
+mod volume_restrictions;
+mod volume_zone;
 
 use crate::config::args::PluginArgs;
 use crate::framework::{Plugin, Point};
@@ -43,6 +47,10 @@ pub const TABLE: &[Row] = &[
     Row { make: |args| Arc::new(node_affinity::NodeAffinity::new(args.node_affinity.clone())), weight: 2 },
     Row { make: |_| Arc::new(node_ports::NodePorts), weight: 0 },
     Row { make: |args| Arc::new(resources_fit::NodeResourcesFit::new(args.resources_fit.clone())), weight: 1 },
+    Row { make: |_| Arc::new(volume_restrictions::VolumeRestrictions), weight: 0 },
+    Row { make: |_| Arc::new(node_volume_limits::NodeVolumeLimits), weight: 0 },
+    Row { make: |args| Arc::new(volume_binding::VolumeBinding::new(&args.volume_binding)), weight: 0 },
+    Row { make: |_| Arc::new(volume_zone::VolumeZone), weight: 0 },
     Row { make: |args| Arc::new(topology_spread::PodTopologySpread::new(&args.topology_spread)), weight: 2 },
     Row { make: |args| Arc::new(inter_pod_affinity::InterPodAffinity::new(args.inter_pod_affinity.clone())), weight: 2 },
     Row { make: |_| Arc::new(dynamic_resources::DynamicResources), weight: 0 },

@@ -386,6 +386,8 @@ impl Plugin for PodTopologySpread {
                     }
                 }
             }
+            // Its domain may have been the emptiest.
+            ClusterEvent::NodeGone(_) => by_default || !constraints.is_empty(),
             ClusterEvent::PodBound(other) => counts(other),
             ClusterEvent::PodGone(other) => {
                 // By now it is being deleted, and does not count any more; before, it did.

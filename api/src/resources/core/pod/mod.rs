@@ -2,6 +2,7 @@
 
 pub mod defaults;
 pub mod ephemeral;
+mod label_keys;
 mod printing;
 pub mod qos;
 pub mod validation;
@@ -44,6 +45,7 @@ impl Kind for Pod {
     }
 
     fn prepare_for_create(&mut self) {
+        label_keys::merge(self);
         let spec = self.spec.get_or_insert_default();
         let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         self.status = Some(PodStatus {

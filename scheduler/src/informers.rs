@@ -1,0 +1,367 @@
+//! The objects that the scheduler watches, and what it makes of their changes: its picture of the cluster, and events for pods that wait.
+
+use crate::framework::{Changed, ClusterEvent};
+use crate::listers::Listers;
+use crate::pod_info::PodInfo;
+use crate::scheduler::Scheduler;
+use crate::volumes::{AssumeCache, VolumeStore, class_of_volume};
+use client::cache::Cacheable;
+use client::{Cache, Change, ObjectKey, SharedCaches};
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
+use kube::api::PostParams;
+use kube::runtime::watcher;
+use kube::{Api, Resource};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// The index of volumes by class.
+const BY_CLASS: &str = "class";
+/// The index of attachments by node.
+const BY_NODE: &str = "node";
+
+/// One cache per kind.
+pub struct Informers {
+    /// All caches of the process.
+    pub shared: Arc<SharedCaches>,
+    /// Pods that have not ended.
+    pub pods: Arc<Cache<Pod>>,
+    pub(crate) nodes: Arc<Cache<Node>>,
+    namespaces: Arc<Cache<Namespace>>,
+    services: Arc<Cache<Service>>,
+    replication_controllers: Arc<Cache<ReplicationController>>,
+    replica_sets: Arc<Cache<ReplicaSet>>,
+    stateful_sets: Arc<Cache<StatefulSet>>,
+    budgets: Arc<Cache<PodDisruptionBudget>>,
+    claims: AssumeCache<PersistentVolumeClaim>,
+    volumes: AssumeCache<PersistentVolume>,
+    classes: Arc<Cache<StorageClass>>,
+    csi_nodes: Arc<Cache<CSINode>>,
+    csi_drivers: Arc<Cache<CSIDriver>>,
+    capacities: Arc<Cache<CSIStorageCapacity>>,
+    attachments: Arc<Cache<VolumeAttachment>>,
+    /// Counts changes of claims, volumes and pods with claims, for bindings that wait for them.
+    bound: watch::Sender<u64>,
+}
+
+impl Informers {
+    /// Starts all watches.
+    pub fn start(shared: Arc<SharedCaches>) -> Self {
+        let unfinished = watcher::Config::default().any_semantic().fields("status.phase!=Succeeded,status.phase!=Failed");
+        let (volumes, attachments) = (shared.of::<PersistentVolume>(), shared.of::<VolumeAttachment>());
+        volumes.add_index(BY_CLASS, |volume| vec![class_of_volume(volume).to_owned()]);
+        attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
+        Self {
+            pods: shared.selected(unfinished),
+            nodes: shared.of(),
+            namespaces: shared.of(),
+            services: shared.of(),
+            replication_controllers: shared.of(),
+            replica_sets: shared.of(),
+            stateful_sets: shared.of(),
+            budgets: shared.of(),
+            claims: AssumeCache::new(shared.of()),
+            volumes: AssumeCache::new(volumes),
+            classes: shared.of(),
+            csi_nodes: shared.of(),
+            csi_drivers: shared.of(),
+            capacities: shared.of(),
+            attachments,
+            bound: watch::Sender::new(0),
+            shared,
+        }
+    }
+
+    /// Tells the scheduler of every change from now on, and of everything that is there.
+    pub fn subscribe(scheduler: &Arc<Scheduler>) {
+        let informers = &scheduler.informers;
+        on(&informers.nodes, scheduler, Scheduler::node_changed);
+        on(&informers.pods, scheduler, Scheduler::pod_changed);
+        on(&informers.namespaces, scheduler, |scheduler, change| {
+            // Other changes of a namespace mean nothing to a pod.
+            if change.old().is_none_or(|old| old.metadata.labels != change.object().metadata.labels) {
+                tell(scheduler, change, ClusterEvent::Namespace);
+            }
+        });
+        on(informers.claims.seen(), scheduler, |scheduler, change| {
+            scheduler.informers.bound.send_modify(|count| *count += 1);
+            match change {
+                Change::Deleted(claim) => scheduler.queue.event(&ClusterEvent::ClaimGone(claim.clone())),
+                _ => tell(scheduler, change, ClusterEvent::Claim),
+            }
+        });
+        on(informers.volumes.seen(), scheduler, |scheduler, change| {
+            scheduler.informers.bound.send_modify(|count| *count += 1);
+            tell(scheduler, change, ClusterEvent::Volume);
+        });
+        on(&informers.classes, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::Class));
+        on(&informers.csi_nodes, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::CsiNode));
+        on(&informers.csi_drivers, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::CsiDriver));
+        on(&informers.capacities, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::Capacity));
+        on(&informers.attachments, scheduler, |scheduler, change| {
+            if let Change::Deleted(attachment) = change {
+                scheduler.queue.event(&ClusterEvent::Detached(attachment.clone()));
+            }
+        });
+    }
+}
+
+fn on<K: Cacheable>(cache: &Arc<Cache<K>>, scheduler: &Arc<Scheduler>, handle: impl Fn(&Scheduler, &Change<K>) + Send + Sync + 'static) {
+    let scheduler = Arc::downgrade(scheduler);
+    cache.subscribe(move |change| {
+        if let Some(scheduler) = scheduler.upgrade() {
+            handle(&scheduler, change);
+        }
+    });
+}
+
+/// An object that has come or changed is an event; one that is gone helps nobody.
+fn tell<K: Resource>(scheduler: &Scheduler, change: &Change<K>, event: fn(Changed<K>) -> ClusterEvent) {
+    if !matches!(change, Change::Deleted(_)) {
+        scheduler.queue.event(&event(Changed { old: change.old().cloned(), new: change.object().clone() }));
+    }
+}
+
+impl Scheduler {
+    fn node_changed(&self, change: &Change<Node>) {
+        let name = change.object().metadata.name.as_deref().unwrap_or_default();
+        match change {
+            Change::Deleted(node) => {
+                self.state.lock().remove_node(name);
+                self.queue.event(&ClusterEvent::NodeGone(node.clone()));
+            }
+            Change::Added(new) => {
+                self.state.lock().set_node(new.clone());
+                tell(self, change, ClusterEvent::Node);
+            }
+            Change::Updated { old, new } => {
+                self.state.lock().set_node(new.clone());
+                if matters(old, new) {
+                    tell(self, change, ClusterEvent::Node);
+                }
+            }
+        }
+    }
+
+    /// A pod has come, changed or gone.
+    pub(crate) fn pod_changed(&self, change: &Change<Pod>) {
+        let pod = Arc::new(PodInfo::new(change.object().clone()));
+        if !pod.claims.is_empty() {
+            self.informers.bound.send_modify(|count| *count += 1);
+        }
+        if matches!(change, Change::Deleted(_)) || pod.is_finished() {
+            self.pod_gone(pod);
+        } else if pod.node_name().is_some() {
+            self.pod_placed(pod);
+        } else if self.profiles.of(&pod).is_none() || pod.is_terminating() {
+            self.queue.remove(pod.uid());
+            self.state.lock().denominate(pod.uid());
+        } else {
+            let promised =
+                |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone()).is_some_and(|node| !node.is_empty());
+            let cleared = change.old().is_some_and(|old| promised(old)) && !promised(change.object());
+            self.pod_waits(pod, cleared);
+        }
+    }
+
+    fn pod_gone(&self, pod: Arc<PodInfo>) {
+        self.queue.remove(pod.uid());
+        let mut state = self.state.lock();
+        let was_placed = state.remove_pod(pod.uid()).is_some();
+        let was_promised = state.denominate(pod.uid());
+        drop(state);
+        // Room that was only promised is free as well.
+        if was_placed || was_promised {
+            self.queue.event(&ClusterEvent::PodGone(pod));
+        }
+    }
+
+    fn pod_placed(&self, pod: Arc<PodInfo>) {
+        self.queue.remove(pod.uid());
+        let mut state = self.state.lock();
+        state.denominate(pod.uid());
+        let before = state.set_pod(pod.clone());
+        drop(state);
+        match before {
+            None => self.queue.event(&ClusterEvent::PodBound(pod)),
+            Some(old) if old.requests != pod.requests || !old.counts_like(&pod) => {
+                self.queue.event(&ClusterEvent::PodChanged { old, new: pod });
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// `cleared`: somebody has taken back in the API that room was promised to the pod. A promise that is not there yet is no such thing.
+    fn pod_waits(&self, pod: Arc<PodInfo>, cleared: bool) {
+        let mut state = self.state.lock();
+        if state.is_assumed(pod.uid()) {
+            return;
+        }
+        match pod.status().nominated_node_name.as_deref().filter(|node| !node.is_empty()) {
+            Some(node) => state.nominate(pod.clone(), node),
+            None if cleared => drop(state.denominate(pod.uid())),
+            None => {}
+        }
+        drop(state);
+        self.queue.update(pod);
+    }
+}
+
+/// Whether a node's change can matter to a pod that did not fit; heartbeats do not.
+fn matters(old: &Node, new: &Node) -> bool {
+    let of = |node: &Node| {
+        let spec = node.spec.clone().unwrap_or_default();
+        (node.metadata.labels.clone(), node.status.as_ref().and_then(|status| status.allocatable.clone()), spec.taints, spec.unschedulable)
+    };
+    of(old) != of(new)
+}
+
+impl Listers for Informers {
+    fn namespace(&self, name: &str) -> Option<Arc<Namespace>> {
+        self.namespaces.get(&ObjectKey::new("", name))
+    }
+
+    fn namespaces(&self) -> Vec<Arc<Namespace>> {
+        self.namespaces.list()
+    }
+
+    fn services(&self, namespace: &str) -> Vec<Arc<Service>> {
+        self.services.in_namespace(namespace)
+    }
+
+    fn replication_controller(&self, namespace: &str, name: &str) -> Option<Arc<ReplicationController>> {
+        self.replication_controllers.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn replica_set(&self, namespace: &str, name: &str) -> Option<Arc<ReplicaSet>> {
+        self.replica_sets.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn stateful_set(&self, namespace: &str, name: &str) -> Option<Arc<StatefulSet>> {
+        self.stateful_sets.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
+        self.budgets.in_namespace(namespace)
+    }
+
+    fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        self.claims.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.volumes.get(&ObjectKey::new("", name))
+    }
+
+    fn volumes_of_class(&self, class: &str) -> Vec<Arc<PersistentVolume>> {
+        self.volumes.by_index(BY_CLASS, class)
+    }
+
+    fn storage_class(&self, name: &str) -> Option<Arc<StorageClass>> {
+        self.classes.get(&ObjectKey::new("", name))
+    }
+
+    fn csi_node(&self, name: &str) -> Option<Arc<CSINode>> {
+        self.csi_nodes.get(&ObjectKey::new("", name))
+    }
+
+    fn csi_driver(&self, name: &str) -> Option<Arc<CSIDriver>> {
+        self.csi_drivers.get(&ObjectKey::new("", name))
+    }
+
+    fn storage_capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
+        self.capacities.list()
+    }
+
+    fn attachments(&self, node: &str) -> Vec<Arc<VolumeAttachment>> {
+        self.attachments.by_index(BY_NODE, node)
+    }
+}
+
+impl VolumeStore for Informers {
+    fn assume_volume(&self, volume: PersistentVolume) {
+        self.volumes.assume(volume);
+    }
+
+    fn assume_claim(&self, claim: PersistentVolumeClaim) {
+        self.claims.assume(claim);
+    }
+
+    fn restore_volume(&self, name: &str) {
+        self.volumes.restore(&ObjectKey::new("", name));
+    }
+
+    fn restore_claim(&self, namespace: &str, name: &str) {
+        self.claims.restore(&ObjectKey::new(namespace, name));
+    }
+
+    fn seen_volume(&self, name: &str) -> Option<Arc<PersistentVolume>> {
+        self.volumes.seen().get(&ObjectKey::new("", name))
+    }
+
+    fn seen_claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
+        self.claims.seen().get(&ObjectKey::new(namespace, name))
+    }
+
+    fn seen_node(&self, name: &str) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectKey::new("", name))
+    }
+
+    fn has_pod(&self, namespace: &str, name: &str) -> bool {
+        self.pods.get(&ObjectKey::new(namespace, name)).is_some()
+    }
+
+    fn update_volume<'a>(&'a self, volume: &'a PersistentVolume) -> BoxFuture<'a, anyhow::Result<PersistentVolume>> {
+        Box::pin(async move {
+            let api: Api<PersistentVolume> = Api::all(self.shared.client().clone());
+            Ok(api.replace(volume.metadata.name.as_deref().unwrap_or_default(), &PostParams::default(), volume).await?)
+        })
+    }
+
+    fn update_claim<'a>(&'a self, claim: &'a PersistentVolumeClaim) -> BoxFuture<'a, anyhow::Result<PersistentVolumeClaim>> {
+        Box::pin(async move {
+            let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+            let api: Api<PersistentVolumeClaim> = Api::namespaced(self.shared.client().clone(), namespace);
+            Ok(api.replace(claim.metadata.name.as_deref().unwrap_or_default(), &PostParams::default(), claim).await?)
+        })
+    }
+
+    fn wait_for<'a>(&'a self, done: &'a (dyn Fn() -> Option<anyhow::Result<()>> + Send + Sync)) -> BoxFuture<'a, anyhow::Result<()>> {
+        Box::pin(async move {
+            let mut changes = self.bound.subscribe();
+            loop {
+                changes.borrow_and_update();
+                if let Some(answer) = done() {
+                    return answer;
+                }
+                // The sender lives as long as self.
+                let _ = changes.changed().await;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::node;
+    use serde_json::json;
+
+    #[test]
+    fn heartbeats_do_not_matter() {
+        let plain = node("n", json!({}));
+        let beat = node("n", json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}}));
+        assert!(!matters(&plain, &beat));
+        for change in [
+            json!({"metadata": {"labels": {"a": "b"}}}),
+            json!({"spec": {"unschedulable": true}}),
+            json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}),
+            json!({"status": {"allocatable": {"cpu": "8"}}}),
+        ] {
+            assert!(matters(&plain, &node("n", change.clone())), "{change}");
+        }
+    }
+}

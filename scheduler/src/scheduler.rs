@@ -1,0 +1,328 @@
+//! The scheduler at work: one task decides, one pod after the other, and what follows from a decision goes out beside it.
+
+use crate::cycle::{self, Decision, Outcome, Search};
+use crate::framework::{ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Point};
+use crate::informers::Informers;
+use crate::listers::Listers;
+use crate::metrics::{Gauges, Metrics};
+use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
+use crate::preemption::Candidate;
+use crate::profiles::{Profile, Profiles};
+use crate::queue::{Failed, QueuedPod, SchedulingQueue};
+use crate::snapshot::Snapshot;
+use crate::state::ClusterState;
+use crate::status;
+use crate::volumes::VolumeStore;
+use anyhow::Context;
+use client::EventRecorder;
+use client::events::{EventType, reference};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::Value;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// Bindings and status updates under way at a time: enough to keep the connection busy, few enough not to pile up behind a slow server.
+const REQUESTS: usize = 128;
+
+/// How many seconds to wait after each question what has become of a binding.
+const QUESTIONS: [u64; 6] = [1, 1, 2, 4, 8, 8];
+
+/// Whether the API has said no, and so nothing has changed.
+fn is_refusal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if (400..500).contains(&status.code))
+}
+
+/// See the module's description.
+pub struct Scheduler {
+    pub(crate) client: Client,
+    pub(crate) profiles: Arc<Profiles>,
+    pub(crate) informers: Informers,
+    pub(crate) queue: SchedulingQueue,
+    pub(crate) state: Mutex<ClusterState>,
+    pub(crate) recorder: EventRecorder,
+    pub(crate) metrics: Arc<Metrics>,
+    requests: Semaphore,
+}
+
+impl Scheduler {
+    /// With everything that it needs, and nothing done yet.
+    pub fn new(
+        client: Client,
+        profiles: Arc<Profiles>,
+        informers: Informers,
+        queue: SchedulingQueue,
+        recorder: EventRecorder,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { client, profiles, informers, queue, state: Mutex::default(), recorder, metrics, requests: Semaphore::new(REQUESTS) }
+    }
+
+    /// What is counted when asked for.
+    pub fn gauges(&self) -> Gauges {
+        Gauges { pending: self.queue.pending(), size: self.state.lock().size(), refused: self.queue.refused() }
+    }
+
+    /// One decision after the other, for as long as the queue is open.
+    pub async fn decide(self: &Arc<Self>) {
+        let mut search = Search { percentage: 0, start: 0 };
+        let (mut rng, mut snapshot) = (StdRng::from_os_rng(), Snapshot::default());
+        while let Some(queued) = self.queue.pop().await {
+            self.decide_one(queued, &mut search, &mut rng, &mut snapshot);
+            // Deciding never waits; the watches and bindings need their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn decide_one(self: &Arc<Self>, queued: QueuedPod, search: &mut Search, rng: &mut StdRng, snapshot: &mut Snapshot) {
+        let (begun, pod) = (Instant::now(), queued.pod.clone());
+        let Some(profile) = self.profiles.of(&pod) else { return self.queue.remove(pod.uid()) };
+        let mut cycle = CycleState::default();
+        self.state.lock().update(snapshot);
+        search.percentage = profile.percentage_of_nodes_to_score;
+        let context = CycleContext { snapshot, listers: &self.informers };
+        let decided = cycle::schedule(&profile.plugins, &mut cycle, &pod, &context, search, rng);
+        self.metrics.algorithm.observe(&[], begun.elapsed().as_secs_f64());
+        match decided {
+            Ok(decision) => {
+                cycle.end_decision();
+                let node = snapshot.get(&decision.node).cloned().expect("the decision is one of this snapshot's nodes");
+                self.place(queued, cycle, decision, node, begun);
+            }
+            Err(mut error) => {
+                let outcome = cycle::post_filter(&profile.plugins, &pod, &context, &mut error);
+                self.metrics.attempt(&profile.name, "unschedulable", begun.elapsed());
+                let message = error.message();
+                tracing::debug!(pod = %pod.key(), message, "no node");
+                if let Outcome::Nominated(candidate) = &outcome {
+                    self.state.lock().nominate(pod.clone(), &candidate.node);
+                }
+                self.give_back(queued, Failed::Unschedulable(error.plugins()), "Unschedulable", message, outcome);
+            }
+        }
+    }
+
+    /// Assumes the pod on its node and binds it there, beside the next decision.
+    fn place(self: &Arc<Self>, queued: QueuedPod, mut cycle: CycleState, decision: Decision, node: Arc<NodeInfo>, begun: Instant) {
+        let pod = queued.pod.clone();
+        let Some(profile) = self.profiles.of(&pod) else { return self.queue.remove(pod.uid()) };
+        {
+            let mut state = self.state.lock();
+            state.denominate(pod.uid());
+            state.assume(pod.clone(), &decision.node);
+        }
+        let plugins = &profile.plugins;
+        let reserved = plugins
+            .at(Point::Reserve)
+            .try_for_each(|plugin| plugin.reserve(&mut cycle, &pod, &node, self.as_ref()).map_err(|rejection| (plugin.name(), rejection)));
+        let permitted = reserved.and_then(|()| {
+            plugins
+                .at(Point::Permit)
+                .try_for_each(|plugin| plugin.permit(&cycle, &pod, &decision.node).map_err(|rejection| (plugin.name(), rejection)))
+        });
+        if let Err((plugin, rejection)) = permitted {
+            self.take_back(profile, &cycle, &pod);
+            self.metrics.attempt(&profile.name, "unschedulable", begun.elapsed());
+            return self.give_back(
+                queued,
+                Failed::Unschedulable([plugin].into()),
+                "Unschedulable",
+                rejection.reasons.join(", "),
+                Outcome::Unchanged,
+            );
+        }
+        let scheduler = self.clone();
+        tokio::spawn(async move {
+            let Some(profile) = scheduler.profiles.of(&pod) else { return };
+            match scheduler.bind_to(profile, &cycle, &pod, &node).await {
+                Ok(()) => scheduler.bound(profile, &queued, &decision, begun),
+                Err(error) => {
+                    scheduler.metrics.attempt(&profile.name, "error", begun.elapsed());
+                    scheduler.take_back(profile, &cycle, &pod);
+                    let message = format!("{error:#}");
+                    tracing::warn!(pod = %pod.key(), node = decision.node, error = message, "could not bind");
+                    scheduler.give_back(queued, Failed::Error, "SchedulerError", message, Outcome::Unchanged);
+                }
+            }
+        });
+    }
+
+    async fn bind_to(&self, profile: &Profile, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> anyhow::Result<()> {
+        for plugin in profile.plugins.at(Point::PreBind) {
+            if let Some(effect) = plugin.pre_bind(cycle, pod, node, self) {
+                effect.await.with_context(|| format!("running PreBind plugin {:?}", plugin.name()))?;
+            }
+        }
+        let _permit = self.requests.acquire().await.context("the semaphore is never closed")?;
+        for plugin in profile.plugins.at(Point::Bind) {
+            if let Some(binding) = plugin.bind(self, pod, node.name()) {
+                return match binding.await {
+                    Err(error) if !is_refusal(&error) && self.is_bound_after_all(pod, node.name()).await => Ok(()),
+                    bound => bound.with_context(|| format!("running Bind plugin {:?}", plugin.name())),
+                };
+            }
+        }
+        anyhow::bail!("no plugin binds")
+    }
+
+    /// Whether a binding has come true whose answer got lost. Until that is known the pod keeps its room: given to another, there would be too little.
+    async fn is_bound_after_all(&self, pod: &PodInfo, node: &str) -> bool {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
+        for wait in QUESTIONS.map(Duration::from_secs) {
+            match api.get_opt(pod.pod.metadata.name.as_deref().unwrap_or_default()).await {
+                Ok(found) => {
+                    return found.is_some_and(|found| {
+                        let bound = found.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+                        found.metadata.uid.as_deref() == Some(pod.uid()) && bound == Some(node)
+                    });
+                }
+                Err(_) => tokio::time::sleep(wait).await,
+            }
+        }
+        false
+    }
+
+    fn bound(&self, profile: &Profile, queued: &QueuedPod, decision: &Decision, begun: Instant) {
+        let pod = &queued.pod;
+        self.queue.remove(pod.uid());
+        self.metrics.attempt(&profile.name, "scheduled", begun.elapsed());
+        self.metrics.tries.observe(&[], f64::from(queued.attempts));
+        self.metrics.sli.observe(&[&queued.attempts.to_string()], queued.entered.elapsed().as_secs_f64());
+        let Decision { node, evaluated, feasible } = decision;
+        tracing::debug!(pod = %pod.key(), node, evaluated, feasible, "bound");
+        let message = format!("Successfully assigned {} to {node}", pod.key());
+        self.recorder.record(reference(pod.pod.as_ref(), None), EventType::Normal, "Scheduled", message, "Binding");
+    }
+
+    /// The pod does not go where it was assumed to go.
+    fn take_back(&self, profile: &Profile, cycle: &CycleState, pod: &Arc<PodInfo>) {
+        profile.plugins.at(Point::Reserve).for_each(|plugin| plugin.unreserve(cycle, pod, self));
+        self.state.lock().forget(pod.uid());
+        self.queue.event(&ClusterEvent::PodGone(pod.clone()));
+    }
+
+    /// Back into the queue, and tells users why.
+    fn give_back(self: &Arc<Self>, queued: QueuedPod, how: Failed, reason: &'static str, message: String, outcome: Outcome) {
+        let current = self.informers.pods.get(&queued.pod.key()).filter(|pod| pod.metadata.uid.as_deref() == Some(queued.pod.uid()));
+        let Some(current) = current else {
+            // Gone while it was tried: what it has just been promised is nobody's.
+            self.state.lock().denominate(queued.pod.uid());
+            return self.queue.remove(queued.pod.uid());
+        };
+        let pod = Arc::new(PodInfo::new(current));
+        let note = status::shortened(&message);
+        self.recorder.record(reference(queued.pod.pod.as_ref(), None), EventType::Warning, "FailedScheduling", note, "Scheduling");
+        if matches!(outcome, Outcome::Hopeless) {
+            self.state.lock().denominate(pod.uid());
+        }
+        let patch = status::unscheduled(&pod, reason, &message, &outcome, Timestamp::now());
+        self.queue.failed(queued, pod.clone(), how);
+        let candidate = if let Outcome::Nominated(candidate) = outcome { Some(candidate) } else { None };
+        if patch.is_none() && candidate.is_none() {
+            return;
+        }
+        let scheduler = self.clone();
+        tokio::spawn(async move {
+            let Ok(_permit) = scheduler.requests.acquire().await else { return };
+            if let Some(candidate) = candidate {
+                scheduler.make_room(&pod, &candidate).await;
+            }
+            if let Some(patch) = patch
+                && let Err(error) = scheduler.patch_status(&pod, &patch).await
+            {
+                tracing::debug!(pod = %pod.key(), %error, "could not update the status");
+            }
+        });
+    }
+
+    /// Deletes the victims, and takes room back that was promised there to less important pods.
+    async fn make_room(&self, pod: &PodInfo, candidate: &Candidate) {
+        self.metrics.preemptions.fetch_add(1, Ordering::Relaxed);
+        #[allow(clippy::cast_precision_loss)] // A count of pods on a node.
+        self.metrics.victims.observe(&[], candidate.victims.len() as f64);
+        let mut failed = false;
+        for victim in &candidate.victims {
+            if let Err(error) = self.preempt(pod, victim).await {
+                failed = true;
+                tracing::warn!(pod = %pod.key(), victim = %victim.key(), %error, "could not preempt");
+            }
+        }
+        if failed {
+            // No victim's end will wake it.
+            self.queue.retry(pod.uid());
+        }
+        let displaced = self.state.lock().nominated_below(&candidate.node, pod.priority());
+        for other in displaced {
+            self.state.lock().denominate(other.uid());
+            if let Err(error) = self.patch_status(&other, &status::without_nomination(&other)).await {
+                tracing::debug!(pod = %other.key(), %error, "could not take the nomination back");
+            }
+        }
+    }
+
+    async fn patch_status(&self, pod: &PodInfo, patch: &Value) -> kube::Result<()> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
+        let name = pod.pod.metadata.name.as_deref().unwrap_or_default();
+        match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    /// Deletes a pod to make room for another.
+    async fn preempt(&self, preemptor: &PodInfo, victim: &PodInfo) -> kube::Result<()> {
+        if victim.is_terminating() {
+            return Ok(());
+        }
+        self.patch_status(victim, &status::preempted(victim, preemptor, Timestamp::now())).await?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), victim.namespace());
+        match api.delete(victim.pod.metadata.name.as_deref().unwrap_or_default(), &DeleteParams::default()).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let node = victim.node_name().unwrap_or_default();
+        let message = format!("Preempted by pod {} on node {node}", preemptor.uid());
+        let (about, related) = (reference(victim.pod.as_ref(), None), reference(preemptor.pod.as_ref(), None));
+        self.recorder.record_related(about, Some(related), EventType::Normal, "Preempted", message, "Preempting");
+        Ok(())
+    }
+}
+
+impl Handle for Scheduler {
+    fn bind<'a>(&'a self, pod: &'a Pod, node: &'a str) -> Effect<'a> {
+        Box::pin(async move {
+            let (meta, name) = (&pod.metadata, pod.metadata.name.as_deref().unwrap_or_default());
+            let binding = Binding {
+                metadata: ObjectMeta {
+                    name: meta.name.clone(),
+                    namespace: meta.namespace.clone(),
+                    uid: meta.uid.clone(),
+                    ..ObjectMeta::default()
+                },
+                target: ObjectReference { kind: Some("Node".to_owned()), name: Some(node.to_owned()), ..ObjectReference::default() },
+            };
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
+            let _: Value = api.create_subresource("binding", name, &PostParams::default(), &binding).await?;
+            Ok(())
+        })
+    }
+
+    fn listers(&self) -> &dyn Listers {
+        &self.informers
+    }
+
+    fn volumes(&self) -> &dyn VolumeStore {
+        &self.informers
+    }
+}
