@@ -141,11 +141,13 @@ impl Builder {
         let health = Health::default();
         let bootstrapped = health.check("poststarthook/rbac/bootstrap-roles");
         let metrics = Arc::new(Metrics::default());
+        let connections = Arc::new(Connections::new(objects.clone(), kubelet_tls(&options, &cert_dir)?));
         let stop = CancellationToken::new();
         let api = Api {
             registry: registry.clone(),
             reviews,
-            connections: Connections::new(objects.clone(), kubelet_tls(&options, &cert_dir)?),
+            usage: crate::usage::Usage::new(objects.clone(), connections.clone()),
+            connections,
             aggregator: aggregator.clone(),
             documents: documents(issuer, advertised, options.secure_port),
             openapi: Default::default(),

@@ -38,6 +38,7 @@ pub mod store;
 pub mod table;
 pub mod tls;
 pub mod tokens;
+pub mod usage;
 
 pub use assembly::{Builder, Running, Server};
 pub use options::Options;

@@ -16,7 +16,9 @@ pub use transport::{KubeletTls, TlsError};
 use crate::objects::{Collection, Objects, decoded};
 use api::status::{Result, StatusError};
 use axum::body::Body;
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::core::v1::Pod;
 use std::sync::Arc;
 use transport::Transport;
@@ -81,6 +83,19 @@ impl Connections {
                 self.tls.forward(&target, request).await.map_err(|e| StatusError::internal(format!("error dialing backend: {e}")))
             }
         }
+    }
+
+    /// What a node's kubelet answers to a GET, up to `limit` bytes.
+    pub async fn ask_kubelet(&self, node: &str, path: &str, limit: usize) -> Result<Bytes> {
+        let target = location::kubelet(&*self.objects, node, path)?;
+        let request = Request::get(path).body(Body::empty()).map_err(StatusError::internal)?;
+        let response =
+            self.tls.forward(&target, request).await.map_err(|e| StatusError::internal(format!("error dialing backend: {e}")))?;
+        if response.status() != StatusCode::OK {
+            return Err(StatusError::internal(format!("the kubelet of node {node} answers {}", response.status())));
+        }
+        let body = Limited::new(response.into_body(), limit).collect().await.map_err(StatusError::internal)?;
+        Ok(body.to_bytes())
     }
 
     fn pod(&self, wanted: &Wanted<'_>) -> Result<Pod> {

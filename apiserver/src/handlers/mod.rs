@@ -92,7 +92,9 @@ pub struct Api {
     /// What is answered rather than stored.
     pub reviews: Reviews,
     /// What passes requests on to kubelets, pods and services.
-    pub connections: Connections,
+    pub connections: Arc<Connections>,
+    /// What nodes and pods use.
+    pub usage: crate::usage::Usage,
     /// What other servers answer for.
     pub aggregator: Arc<Aggregator>,
     /// Documents by their path.
@@ -141,8 +143,18 @@ impl Api {
         }
     }
 
+    /// All resources that are served, as discovery has them.
+    pub fn rows(&self) -> Vec<&'static api::Resource> {
+        let mut rows = self.registry.rows().to_vec();
+        rows.extend(self.usage.rows());
+        rows
+    }
+
     async fn resource(&self, call: Call) -> Result<Response> {
         let info = &call.info;
+        if info.group == crate::usage::GROUP {
+            return self.usage.answer(call).await;
+        }
         let Some(endpoint) = self.registry.endpoint(&info.group, &info.version, &info.resource) else {
             // Under a group that is served the router knows the path; elsewhere nobody does.
             let routed = info.group.is_empty() || self.registry.has_group(&info.group);
