@@ -30,6 +30,8 @@ cluster_domain=cluster.local
 
 bridge=skiff$id
 proxy_table=kube-proxy-$id
+# Addresses of Services of type LoadBalancer, out of a range that no real network has (RFC 2544).
+balancer_cidr=${SKIFF_LOAD_BALANCER_CIDR:-198.18.$((16#${id:0:2})).0/24}
 network_table=pod-network-$id
 # The node's address on the pods' bridge: what pods reach this machine by, whatever network it is on.
 gateway=${pod_cidr%.*}.1

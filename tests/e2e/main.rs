@@ -3,6 +3,7 @@
 //! The cluster is the one under `deploy/run`, started when it does not run; `tests/run` builds the binaries first and ends the cluster after.
 
 mod bad_input;
+mod claims;
 mod components;
 mod containers;
 mod deployment;

@@ -7,7 +7,8 @@ use super::{Backing, Result, VolumeContext, VolumeError, VolumeType, host_path};
 use crate::container::identity;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
-use std::path::Path;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 /// See the module.
 pub struct Claim;
@@ -18,6 +19,11 @@ fn claim_name(pod: &Pod, volume: &Volume) -> String {
         Some(source) => source.claim_name.clone(),
         None => format!("{}-{}", identity::name(pod), volume.name),
     }
+}
+
+/// Whether a volume was made by a provisioner, which makes each for one claim.
+fn made_for_a_claim(volume: &ObjectMeta) -> bool {
+    volume.annotations.as_ref().is_some_and(|annotations| annotations.contains_key("pv.kubernetes.io/provisioned-by"))
 }
 
 /// Refuses a claim that another made under the name of this pod's.
@@ -49,8 +55,14 @@ impl VolumeType for Claim {
         let read_only = volume.persistent_volume_claim.as_ref().and_then(|c| c.read_only) == Some(true);
         let spec = persistent.spec.unwrap_or_default();
         if let Some(source) = spec.host_path {
-            host_path::ensure(Path::new(&source.path), source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
-            return Ok(Backing::Path { path: source.path.into(), read_only, owned: false });
+            let path = Path::new(&source.path);
+            // A directory that a provisioner has for this claim alone: whoever the pod runs as may write there.
+            let fresh = made_for_a_claim(&persistent.metadata) && !path.exists();
+            host_path::ensure(path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
+            if fresh {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+            }
+            return Ok(Backing::Path { path: source.path.into(), read_only, owned: made_for_a_claim(&persistent.metadata) });
         }
         if let Some(source) = spec.local {
             host_path::ensure(Path::new(&source.path), "Directory")?;
