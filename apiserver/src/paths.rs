@@ -45,9 +45,7 @@ pub(crate) fn answer(api: &Api, call: &Call) -> Result<Response> {
         ["version"] => Ok(respond::value(200, &version(), call.format(Offer::Plain)?)),
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4; charset=utf-8", api.metrics.render())),
         ["api" | "apis"] => top(api, call, parts[0] == "api"),
-        ["api", version] => {
-            document(call, discovery::resource_list(&api.rows(), "", version).ok_or_else(|| respond::generic(404))?)
-        }
+        ["api", version] => document(call, discovery::resource_list(&api.rows(), "", version).ok_or_else(|| respond::generic(404))?),
         ["apis", group] => {
             let own = discovery::group(&api.rows(), group);
             found(call, merged::group(own, group, &api.aggregator.served()))

@@ -54,7 +54,7 @@ impl Use {
         let cpu = after.cpu_seconds - before.cpu_seconds;
         (cpu >= 0.0).then(|| Use {
             // A cast saturates; nothing near the limit is sensible.
-            cpu_nanocores: (cpu * 1e12 / milliseconds as f64) as u64,
+            cpu_nanocores: (cpu * 1e12 / milliseconds as f64).round() as u64,
             memory: after.memory,
             at: after.at,
             window: Duration::from_millis(milliseconds),
