@@ -2,6 +2,8 @@
 //! upstream's controller-manager starts this one.
 
 use crate::controllers::node_ipam::Networks;
+use crate::controllers::node_lifecycle::NodeHealth;
+use crate::controllers::node_lifecycle::zones::Rates;
 use clap::Parser;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -58,6 +60,27 @@ pub struct Flags {
     /// The same for IPv6.
     #[arg(long)]
     pub node_cidr_mask_size_ipv6: Option<u8>,
+    /// Where Services of type LoadBalancer get addresses from, for clusters without a cloud. Ours: upstream leaves it to clouds.
+    #[arg(long)]
+    pub load_balancer_cidr: Option<IpNet>,
+    /// How long a node may be silent before it counts as failed.
+    #[arg(long, default_value = "50s", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
+    /// The same for a node that has never said anything.
+    #[arg(long, default_value = "60s", value_parser = duration)]
+    pub node_startup_grace_period: Duration,
+    /// How many failed nodes a second are emptied.
+    #[arg(long, default_value_t = 0.1)]
+    pub node_eviction_rate: f32,
+    /// The same in a large zone of which much has failed.
+    #[arg(long, default_value_t = 0.01)]
+    pub secondary_node_eviction_rate: f32,
+    /// The share of failed nodes from which a zone counts as partly disrupted.
+    #[arg(long, default_value_t = 0.55)]
+    pub unhealthy_zone_threshold: f32,
+    /// The number of nodes above which a zone counts as large.
+    #[arg(long, default_value_t = 50)]
+    pub large_cluster_size_threshold: usize,
     /// The address on which health and metrics are served.
     #[arg(long, default_value = "0.0.0.0")]
     pub bind_address: IpAddr,
@@ -75,6 +98,20 @@ fn duration(text: &str) -> anyhow::Result<Duration> {
 }
 
 impl Flags {
+    /// When nodes count as failed, and what follows.
+    pub fn node_health(&self) -> NodeHealth {
+        NodeHealth {
+            grace: self.node_monitor_grace_period,
+            startup_grace: self.node_startup_grace_period,
+            rates: Rates {
+                normal: f64::from(self.node_eviction_rate),
+                reduced: f64::from(self.secondary_node_eviction_rate),
+                unhealthy: f64::from(self.unhealthy_zone_threshold),
+                large: self.large_cluster_size_threshold,
+            },
+        }
+    }
+
     /// The networks that nodes are given, if they are.
     pub fn node_networks(&self) -> anyhow::Result<Option<Networks>> {
         if !self.allocate_node_cidrs {
@@ -98,7 +135,7 @@ const TUNING: &str = "allow-metric-labels allow-metric-labels-manifest attach-de
     concurrent-service-syncs concurrent-serviceaccount-token-syncs concurrent-statefulset-syncs concurrent-ttl-after-finished-syncs \
     concurrent-validating-admission-policy-status-syncs controller-start-interval disabled-metrics endpoint-updates-batch-period \
     endpointslice-updates-batch-period external-cloud-volume-plugin feature-gates flex-volume-plugin-dir http2-max-streams-per-connection kube-api-burst \
-    kube-api-content-type kube-api-qps large-cluster-size-threshold leader-elect-lease-duration leader-elect-renew-deadline leader-elect-resource-lock \
+    kube-api-content-type kube-api-qps leader-elect-lease-duration leader-elect-renew-deadline leader-elect-resource-lock \
     leader-elect-resource-name leader-elect-resource-namespace leader-elect-retry-period log-flush-frequency log-json-info-buffer-size \
     log-text-info-buffer-size logging-format max-endpoints-per-slice min-resync-period mirroring-concurrent-service-endpoint-syncs \
     mirroring-endpointslice-updates-batch-period mirroring-max-endpoints-per-subset namespace-sync-period node-monitor-period \

@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> anyhow::Result<()> {
     let (words, left_out) = without_tuning(std::env::args());
     let flags = Flags::parse_from(words);
-    let node_networks = flags.node_networks()?;
+    let (node_networks, node_health, load_balancer_network) = (flags.node_networks()?, flags.node_health(), flags.load_balancer_cidr);
     let Flags {
         kubeconfig,
         controllers,
@@ -50,8 +50,14 @@ async fn main() -> anyhow::Result<()> {
         }
         _ => None,
     };
-    let settings =
-        Settings { root_ca, service_account_key: service_account_private_key_file.map(read).transpose()?, signing, node_networks };
+    let settings = Settings {
+        root_ca,
+        service_account_key: service_account_private_key_file.map(read).transpose()?,
+        signing,
+        node_networks,
+        load_balancer_network,
+        node_health,
+    };
     let client = client::connect(&kubeconfig, "kube-controller-manager").await?;
     let accounts = match use_service_account_credentials {
         true => Some(ServiceAccounts::new(client.clone(), TokenConnection::new(&kubeconfig).await?)),

@@ -11,6 +11,7 @@ mod explaining;
 mod images;
 mod labels;
 mod leftovers;
+mod load_balancers;
 mod names;
 mod objects;
 mod pods;

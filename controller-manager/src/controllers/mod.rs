@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod garbage_collector;
 pub mod horizontal_pod_autoscaler;
 pub mod job;
+pub mod legacy_tokens;
 pub mod names;
 pub mod namespace;
 pub mod node_ipam;
@@ -24,6 +25,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
+pub mod service_lb;
 pub mod stateful_set;
 pub mod taint_eviction;
 pub mod ttl_after_finished;
@@ -209,6 +211,24 @@ pub const TABLE: &[Row] = &[
         component: "persistentvolume-controller",
         account: Some("persistent-volume-binder"),
         make: |context| Some(Arc::new(volumes::binder::Binder::new(context))),
+    },
+    Row {
+        name: "volumeattributesclass-protection-controller",
+        component: "volumeattributesclass-protection-controller",
+        account: Some("volumeattributesclass-protection-controller"),
+        make: |context| Some(Arc::new(volumes::attributes_class_protection::AttributesClassProtection::new(context))),
+    },
+    Row {
+        name: "service-lb-controller",
+        component: "service-controller",
+        account: Some("service-controller"),
+        make: |context| Some(Arc::new(service_lb::ServiceLoadBalancers::new(context)?)),
+    },
+    Row {
+        name: "legacy-serviceaccount-token-cleaner-controller",
+        component: "legacy-service-account-token-cleaner",
+        account: Some("legacy-service-account-token-cleaner"),
+        make: |context| Some(Arc::new(legacy_tokens::LegacyTokens::new(context))),
     },
     Row {
         name: "persistentvolumeclaim-protection-controller",

@@ -8,7 +8,7 @@ use crate::ops::{DeleteOptions, Op, Request};
 use anyhow::Context as _;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use client::{Cache, Change, ObjectKey};
+use client::{Cache, Change, ObjectKey, SharedCaches};
 use futures::future::BoxFuture;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use k8s_openapi::ByteString;
@@ -21,6 +21,11 @@ use std::time::Duration;
 const TYPE: &str = "kubernetes.io/service-account-token";
 const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
+
+/// The secrets that hold tokens of service accounts: no others are watched.
+pub fn token_secrets(caches: &SharedCaches) -> Arc<Cache<Secret>> {
+    caches.selected(kube::runtime::watcher::Config::default().any_semantic().fields(&format!("type={TYPE}")))
+}
 
 /// Signs tokens.
 struct Signer {
@@ -68,9 +73,8 @@ impl TokenController {
                 return None;
             }
         };
-        let tokens = kube::runtime::watcher::Config::default().any_semantic().fields(&format!("type={TYPE}"));
         let authority = context.settings.root_ca.clone();
-        Some(Self { signer, authority, accounts: context.caches.of(), secrets: context.caches.selected(tokens), context })
+        Some(Self { signer, authority, accounts: context.caches.of(), secrets: token_secrets(&context.caches), context })
     }
 
     fn plan(&self, secret: &Secret, account: Option<&ServiceAccount>) -> anyhow::Result<Vec<Op>> {

@@ -1,10 +1,12 @@
 //! Whether nodes are alive, and the taints that say in which state they are (upstream: `pkg/controller/nodelifecycle`).
 //!
 //! A node lives as long as its Lease is renewed or its status changes, judged by the time at which this process saw that, so clocks of nodes do not matter.
-//! A silent node's conditions become Unknown and its pods not ready. Taints with the effect NoSchedule follow the conditions; those with NoExecute follow Ready, unless
-//! no node at all is ready: then it is rather us who cannot see them, and nobody is evicted.
-//! Left out: the rate at which nodes of a zone are tainted (`--node-eviction-rate`); all are at once.
+//! A silent node's conditions become Unknown and its pods not ready. Taints with the effect NoSchedule follow the conditions; those with NoExecute follow Ready, as fast
+//! as [`zones`] lets them.
 
+pub mod zones;
+
+use self::zones::{Rates, Verdict, Zones};
 use super::pod_garbage_collector::{BY_NODE, node_of};
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::ops::{Op, PatchKind, Request};
@@ -22,10 +24,23 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a node may be silent (`--node-monitor-grace-period`).
-pub const GRACE: Duration = Duration::from_secs(50);
-/// How long a node may be silent that has never said anything (`--node-startup-grace-period`).
-pub const STARTUP_GRACE: Duration = Duration::from_secs(60);
+/// When a node counts as failed, and what follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NodeHealth {
+    /// How long a node may be silent (`--node-monitor-grace-period`).
+    pub grace: Duration,
+    /// How long a node may be silent that has never said anything (`--node-startup-grace-period`).
+    pub startup_grace: Duration,
+    /// How fast failed nodes are emptied.
+    pub rates: Rates,
+}
+
+impl Default for NodeHealth {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(50), startup_grace: Duration::from_secs(60), rates: Rates::default() }
+    }
+}
+
 /// Where nodes keep their Leases.
 const LEASES: &str = "kube-node-lease";
 
@@ -64,6 +79,7 @@ pub struct NodeLifecycleController {
     leases: Arc<Cache<Lease>>,
     pods: Arc<Cache<Pod>>,
     health: Mutex<HashMap<String, Health>>,
+    zones: Mutex<Zones>,
 }
 
 fn condition<'a>(node: &'a Node, condition_type: &str) -> Option<&'a NodeCondition> {
@@ -136,7 +152,7 @@ impl NodeLifecycleController {
         let caches = &context.caches;
         let pods: Arc<Cache<Pod>> = caches.of();
         pods.add_index(BY_NODE, node_of);
-        Self { nodes: caches.of(), leases: caches.of(), pods, health: Mutex::default(), context }
+        Self { nodes: caches.of(), leases: caches.of(), pods, health: Mutex::default(), zones: Mutex::default(), context }
     }
 
     /// How long the node has been silent, and whether it has just stopped being ready.
@@ -171,7 +187,8 @@ impl NodeLifecycleController {
             return Ok(None);
         };
         let now = self.context.clock.now();
-        let grace = if condition(&node, "Ready").is_some() { GRACE } else { STARTUP_GRACE };
+        let settings = self.context.settings.node_health;
+        let grace = if condition(&node, "Ready").is_some() { settings.grace } else { settings.startup_grace };
         let (silence, stopped) = self.observe(&node);
         let mut ops = Vec::new();
         if stopped {
@@ -187,7 +204,7 @@ impl NodeLifecycleController {
             // The change comes back through the watch, and with it the taints.
             return Ok(self.context.executor.apply(ops).await?);
         }
-        let evict = self.nodes.list().iter().any(|node| is_ready(node));
+        let (evict, wait) = self.may_be_emptied(&node, &settings.rates);
         if let Some(taints) = taints(&node, evict, now) {
             let patch = json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
             ops.push(Op::send(Request::patch::<Node>(key, "", PatchKind::Merge, patch)));
@@ -195,7 +212,26 @@ impl NodeLifecycleController {
         self.context.executor.apply(ops).await?;
         // A node that is known to be silent is looked at again when it says something.
         let known = condition(&node, "Ready").is_some_and(|ready| ready.status == "Unknown");
-        Ok((!known).then(|| grace.saturating_sub(silence).max(Duration::from_millis(100))))
+        let silent_at = (!known).then(|| grace.saturating_sub(silence).max(Duration::from_millis(100)));
+        Ok(silent_at.into_iter().chain(wait).min())
+    }
+
+    /// Whether a node's pods may be evicted if it has failed, and when to look again if not yet. One whose pods already are stays so.
+    fn may_be_emptied(&self, node: &Node, rates: &Rates) -> (bool, Option<Duration>) {
+        if is_ready(node) {
+            return (true, None);
+        }
+        let present = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+        let begun = present.iter().any(|taint| taint.effect == "NoExecute" && (taint.key == NOT_READY || taint.key == UNREACHABLE));
+        let all = self.nodes.list();
+        let mut zones = self.zones.lock();
+        // One that has been begun takes nobody's turn; whether all have failed counts for it too.
+        let rates = if begun { Rates { normal: f64::INFINITY, reduced: f64::INFINITY, ..*rates } } else { *rates };
+        match zones.ask(node, all.iter().map(AsRef::as_ref), is_ready, &rates, Instant::now()) {
+            Verdict::Now => (true, None),
+            Verdict::Later(wait) => (begun, wait.filter(|_| !begun)),
+            Verdict::Never => (false, None),
+        }
     }
 
     /// Its pods cannot be reached either: they are taken out of their Services.
