@@ -71,7 +71,7 @@ pub(super) struct Problem {
 }
 
 /// Names before a dot that are no values but the libraries of functions.
-const LIBRARIES: [&str; 7] = ["optional", "sets", "ip", "format", "cel", "strings", "math"];
+const LIBRARIES: [&str; 8] = ["optional", "sets", "ip", "format", "cel", "strings", "math", "jsonpatch"];
 
 /// Problems as upstream prints them: with the line and a mark below it.
 pub(super) fn show(text: &str, problems: &[Problem]) -> String {

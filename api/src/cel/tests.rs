@@ -82,6 +82,7 @@ fn expressions_come_to_what_they_should() {
         ("{'a': 1}.a + {'a': 1}['a']", json!(2)),
         ("self.spec.name.matches('^[a-c]+$')", json!(true)),
         ("'aé'.size() + 'x'.charAt(0).size()", json!(3)),
+        ("jsonpatch.escapeKey('a/b~c')", json!("a~1b~0c")),
         ("dyn(1) == dyn(1.0)", json!(true)),
     ] {
         assert_eq!(run(expression), Ok(value), "{expression}");
