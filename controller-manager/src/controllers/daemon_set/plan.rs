@@ -190,7 +190,11 @@ fn replaced<'a>(look: &Look<'_>, by_node: &ByNode<'a>, allowed: usize) -> Vec<&'
     for pods in by_node.values() {
         match versions(look, pods) {
             Some((Some(new), None)) => unavailable += usize::from(!is_available(look, new)),
-            Some((None, Some(old))) if !is_available(look, old) => gone.push(old),
+            // It serves nobody, so it may go at once. Its node counts all the same: upstream's does not, and takes the last that serves away with it.
+            Some((None, Some(old))) if !is_available(look, old) => {
+                gone.push(old);
+                unavailable += 1;
+            }
             Some((None, Some(old))) => candidates.push(old),
             // Whoever fills and weeds out nodes is at it.
             _ => unavailable += 1,

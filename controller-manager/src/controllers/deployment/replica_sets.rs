@@ -65,9 +65,9 @@ pub fn replicas(set: &ReplicaSet) -> i32 {
     set.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
 }
 
-/// How many of them are available.
+/// How many of them are available. Not more than it is to have: a status from before it was scaled down counts pods that are going.
 pub fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0).min(replicas(set))
 }
 
 /// How many pods it has.
