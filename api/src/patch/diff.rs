@@ -86,9 +86,9 @@ impl Diff<'_> {
         }
         let key = strategy.key.as_deref().ok_or_else(|| PatchError::Other(format!("cannot merge lists without merge key for {name}")))?;
         let (mut items, mut deleted) = (Vec::new(), Vec::new());
-        for value in new {
+        for (at, value) in new.iter().enumerate() {
             let identity = value.get(key).ok_or_else(|| no_merge_key(value, key))?;
-            match position(old, value, Some(key)).map(|at| &old[at]) {
+            match counterpart(old, new, at, key) {
                 None if self.wanted.additions => items.push(value.clone()),
                 None => {}
                 Some(had) => {
@@ -102,7 +102,7 @@ impl Diff<'_> {
                 }
             }
         }
-        for value in old.iter().filter(|v| self.wanted.deletions && position(new, v, Some(key)).is_none()) {
+        for (_, value) in old.iter().enumerate().filter(|(at, _)| self.wanted.deletions && counterpart(new, old, *at, key).is_none()) {
             let identity = value.get(key).ok_or_else(|| no_merge_key(value, key))?;
             deleted.push(json!({key: identity, DIRECTIVE: "delete"}));
         }
@@ -132,6 +132,13 @@ impl Diff<'_> {
             patch.insert(format!("{DELETE_FROM}{name}"), Value::Array(deleted));
         }
     }
+}
+
+/// The item of `list` that the one at `at` of `other` is a version of. Where several have the same merge key, as a Service's ports of one number and two
+/// protocols have, the first is a version of the first, and so on.
+fn counterpart<'v>(list: &'v [Value], other: &[Value], at: usize, key: &str) -> Option<&'v Value> {
+    let same = |item: &&Value| item.get(key) == other[at].get(key);
+    list.iter().filter(same).nth(other[..at].iter().filter(same).count())
 }
 
 /// Whether what both lists have stands in the same order in both.
@@ -171,6 +178,19 @@ mod tests {
                 assert_eq!(patch == json!({}), old == new);
             }
         }
+    }
+
+    #[test]
+    fn items_of_the_same_key_are_told_apart_by_their_turn() {
+        let root = schema::of_kind("v1", "Service").expect("Service");
+        let ports = |names: [&str; 2]| {
+            let [udp, tcp] = names;
+            json!({"spec": {"ports": [{"name": udp, "protocol": "UDP", "port": 53}, {"name": tcp, "protocol": "TCP", "port": 53}, {"name": "m", "port": 9153}]}})
+        };
+        let patch = create_two_way_merge_patch(root, &ports(["dns", "dns-tcp"]), &ports(["dns", "dns-tcp"])).expect("patch");
+        assert_eq!(patch, json!({}));
+        let patch = create_two_way_merge_patch(root, &ports(["dns", "dns-tcp"]), &ports(["dns", "other"])).expect("patch");
+        assert_eq!(patch, json!({"spec": {"ports": [{"port": 53, "name": "other"}]}}));
     }
 
     #[test]
