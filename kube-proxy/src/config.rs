@@ -58,6 +58,8 @@ impl Default for Nftables {
 
 /// Upstream's default of `masqueradeBit`.
 const MASQUERADE_BIT: u8 = 14;
+/// In `nodePortAddresses`: the addresses that the Node says it has.
+const PRIMARY: &str = "primary";
 
 impl Default for KubeProxyConfiguration {
     fn default() -> Self {
@@ -127,13 +129,22 @@ impl KubeProxyConfiguration {
         if self.nftables.masquerade_bit > 31 {
             bail!("nftables.masqueradeBit {}: must be within the range [0, 31]", self.nftables.masquerade_bit);
         }
-        for cidr in self.cluster_cidrs().iter().chain(&self.node_port_addresses) {
+        let node_ports = self.node_port_addresses.iter().filter(|cidr| **cidr != PRIMARY || self.node_port_addresses.len() > 1);
+        for cidr in self.cluster_cidrs().iter().chain(node_ports) {
             let parts = cidr.split_once('/').map(|(address, bits)| (address.parse::<IpAddr>(), bits.parse::<u8>()));
             if !matches!(parts, Some((Ok(address), Ok(bits))) if bits <= if address.is_ipv4() { 32 } else { 128 }) {
                 bail!("{cidr:?} must be a valid CIDR block (e.g. 10.100.0.0/16 or fde4:8dba:82e1::/48)");
             }
         }
         Ok(())
+    }
+
+    /// The networks on which NodePorts answer, of a node with these addresses; none means every address but loopback.
+    pub fn node_port_networks(&self, node_ips: &[IpAddr]) -> Vec<String> {
+        match self.node_port_addresses.as_slice() {
+            [only] if only == PRIMARY => node_ips.iter().map(|ip| format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 })).collect(),
+            given => given.to_vec(),
+        }
     }
 
     /// `clusterCIDR`, one for each family.
@@ -174,9 +185,23 @@ mod tests {
             config.check().is_err()
         };
         assert!(!with(|_| ()));
+        assert!(!with(|config| config.node_port_addresses = vec!["primary".into()]));
+        assert!(with(|config| config.node_port_addresses = vec!["primary".into(), "10.0.0.0/8".into()]));
         assert!(with(|config| config.mode = "iptables".into()));
         assert!(with(|config| config.cluster_cidr = "10.0.0.0".into()));
         assert!(with(|config| config.nftables.masquerade_bit = 32));
+    }
+
+    #[test]
+    fn the_primary_addresses_are_the_nodes() {
+        let with = |given: &[&str]| {
+            let node_port_addresses = given.iter().map(|&text| text.to_owned()).collect();
+            let config = KubeProxyConfiguration { node_port_addresses, ..KubeProxyConfiguration::default() };
+            config.node_port_networks(&["192.0.2.1".parse().unwrap(), "fd00::1".parse().unwrap()])
+        };
+        assert_eq!(with(&["primary"]), ["192.0.2.1/32", "fd00::1/128"]);
+        assert_eq!(with(&["10.0.0.0/8"]), ["10.0.0.0/8"]);
+        assert!(with(&[]).is_empty());
     }
 
     #[test]

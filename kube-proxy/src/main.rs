@@ -40,7 +40,7 @@ struct Flags {
     /// How traffic from pods is told: ClusterCIDR is the only way.
     #[arg(long)]
     detect_local_mode: Option<String>,
-    /// The networks of this node on which NodePorts answer; all but loopback when not given.
+    /// The networks of this node on which NodePorts answer, or `primary` for the addresses that its Node says; all but loopback when not given.
     #[arg(long, value_delimiter = ',')]
     nodeport_addresses: Option<Vec<String>>,
     /// Masquerade all traffic to Services.

@@ -74,7 +74,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let skeleton = Skeleton {
         table,
         masquerade_bit: configuration.nftables.masquerade_bit,
-        node_port_addresses: configuration.node_port_addresses.clone(),
+        // Known with the node.
+        node_port_addresses: Vec::new(),
     };
     let checks = ServiceChecks::new(health.clone(), vec![configuration.bind_address]);
     let mut proxy =
@@ -200,14 +201,20 @@ impl Proxy {
     async fn sync(&mut self) -> anyhow::Result<()> {
         let started = Instant::now();
         let (mut keys, all) = self.dirty.take();
+        let node = self.watched.nodes.get(&ObjectKey::new("", &self.node));
+        self.health.node(node.as_ref().is_some_and(|node| node.metadata.deletion_timestamp.is_some()));
+        let (zone, node_ips) = node.map(|node| facts(&node)).unwrap_or_default();
+        let node_ports = self.configuration.node_port_networks(&node_ips);
+        if node_ports != self.skeleton.node_port_addresses {
+            // The table's fixed part changes: it is made anew, in one transaction as ever.
+            self.skeleton.node_port_addresses = node_ports;
+            self.tables.iter_mut().for_each(|(_, table)| *table = None);
+        }
         if all || self.tables.iter().any(|(_, table)| table.is_none()) {
             keys.extend(self.watched.services.list().iter().map(|service| ObjectKey::of(service.as_ref())));
             let known = self.tables.iter().filter_map(|(_, table)| table.as_ref());
             keys.extend(known.flat_map(Ruleset::keys).cloned());
         }
-        let node = self.watched.nodes.get(&ObjectKey::new("", &self.node));
-        self.health.node(node.as_ref().is_some_and(|node| node.metadata.deletion_timestamp.is_some()));
-        let (zone, node_ips) = node.map(|node| facts(&node)).unwrap_or_default();
         let context = PlanContext {
             place: Place { node: self.node.clone(), zone },
             node_ips,
