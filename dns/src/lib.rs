@@ -14,6 +14,7 @@ pub mod forward;
 pub mod index;
 pub mod message;
 pub mod metrics;
+pub mod publish;
 pub mod resolv_conf;
 pub mod resolver;
 pub mod run;

@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use client::ObjectKey;
 use dns::forward::Source;
 use dns::resolv_conf;
 use hickory_proto::rr::Name;
@@ -51,6 +52,9 @@ struct Flags {
     /// Servers to ask instead, ADDRESS or ADDRESS:PORT.
     #[arg(long, value_delimiter = ',', value_parser = forward_to, conflicts_with = "resolv_conf")]
     forward: Vec<SocketAddr>,
+    /// The Service whose endpoint this server makes itself, NAMESPACE/NAME: where no pod runs it.
+    #[arg(long, value_parser = service)]
+    publish: Option<ObjectKey>,
     /// How much to log: 0 is normal, 4 is for debugging.
     #[arg(short, long, default_value_t = 0)]
     v: u8,
@@ -66,9 +70,20 @@ fn forward_to(text: &str) -> Result<SocketAddr, String> {
     resolv_conf::server(text).ok_or_else(|| format!("{text} is not an address"))
 }
 
+fn service(text: &str) -> Result<ObjectKey, String> {
+    let (namespace, name) = text.split_once('/').ok_or_else(|| format!("{text} is not NAMESPACE/NAME"))?;
+    Ok(ObjectKey::new(namespace, name))
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host's name")?;
+    Ok(name.trim().to_lowercase())
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Flags { kubeconfig, bind_address, port, http_bind_address, cluster_domain, ttl, pods, resolv_conf, forward, v } = Flags::parse();
+    let Flags { kubeconfig, bind_address, port, http_bind_address, cluster_domain, ttl, pods, resolv_conf, forward, publish, v } =
+        Flags::parse();
     let level = if v >= 4 { "debug" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
@@ -80,6 +95,7 @@ async fn main() -> anyhow::Result<()> {
         ttl,
         pods: pods == Pods::Insecure,
         forward: if forward.is_empty() { Source::File(resolv_conf) } else { Source::Given(forward) },
+        publish: publish.map(|service| host_name().map(|host| (service, host))).transpose()?,
     };
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -2,6 +2,7 @@
 
 use crate::forward::{Forwarder, Source};
 use crate::metrics::Metrics;
+use crate::publish::{Published, publish as publish_slices};
 use crate::resolver::Resolver;
 use crate::server::Serving;
 use crate::watch;
@@ -11,7 +12,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::routing::get;
-use client::SharedCaches;
+use client::{ObjectKey, SharedCaches};
 use hickory_proto::rr::Name;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,28 +36,34 @@ pub struct Options {
     pub pods: bool,
     /// Who is asked about other names.
     pub forward: Source,
+    /// The Service whose endpoint this server makes itself, and the machine's name; if it is one.
+    pub publish: Option<(ObjectKey, String)>,
 }
 
 /// Runs until stopped.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let Options { client, addresses, http_address, domain, ttl, pods, forward } = options;
+    let Options { client, addresses, http_address, domain, ttl, pods, forward, publish } = options;
     let metrics = Arc::new(Metrics::default());
     let servers = addresses.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect();
     let zone = Zone { domain: domain.to_lowercase(), ttl, pods, servers };
     let forwarder = Forwarder::new(forward, addresses.clone(), metrics.clone());
     let resolver = Arc::new(Resolver::new(zone, Arc::new(forwarder)));
     let serving = Arc::new(Serving { resolver: resolver.clone(), metrics });
-    for address in addresses {
-        serving.listen(address, &stop).await?;
+    for address in &addresses {
+        serving.listen(*address, &stop).await?;
     }
     if let Some(address) = http_address {
         serve_http(address, serving.clone(), stop.clone()).await?;
     }
-    let caches = SharedCaches::new(client);
+    let caches = SharedCaches::new(client.clone());
     watch::follow(&caches, &resolver);
     if stop.run_until_cancelled(caches.wait_until_synced()).await.is_some() {
         resolver.ready.store(true, Ordering::Release);
         tracing::info!(domain = %resolver.zone.domain, "caches are filled");
+        if let Some((service, host)) = publish {
+            let published = Published { service, host, addresses, http_port: http_address.map(|address| address.port()) };
+            stop.run_until_cancelled(publish_slices(client, &published)).await;
+        }
         stop.cancelled().await;
     }
     Ok(())

@@ -32,6 +32,9 @@ struct Flags {
     /// Where the container runtime looks for CNI configurations: one is written there, and the node gets routes to the others. Nothing of that when not given.
     #[arg(long, requires = "cluster_cidr")]
     cni_conf_dir: Option<PathBuf>,
+    /// Routes to the nodes' pods, and nothing else: for a machine that is no node and reaches pods all the same, as an apiserver does.
+    #[arg(long, conflicts_with = "cni_conf_dir")]
+    routes_only: bool,
     /// The name of the pods' bridge.
     #[arg(long, default_value = "cni0")]
     bridge: String,
@@ -58,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
         bind_address,
         secure_port,
         cni_conf_dir,
+        routes_only,
         bridge,
         mtu,
         cluster_cidr,
@@ -79,8 +83,9 @@ async fn main() -> anyhow::Result<()> {
         client: client::connect(&kubeconfig, "pod-network").await?,
         node,
         table: nftables_table,
-        connecting: cni_conf_dir.map(|directory| Connecting {
-            directory,
+        policies: !routes_only,
+        connecting: (routes_only || cni_conf_dir.is_some()).then_some(Connecting {
+            directory: cni_conf_dir,
             bridge: Bridge { name: bridge, mtu },
             cluster_cidrs: cluster_cidr,
         }),

@@ -20,8 +20,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// How pods are connected.
 #[derive(Clone, Debug)]
 pub struct Connecting {
-    /// Where the runtime looks for CNI configurations.
-    pub directory: PathBuf,
+    /// Where the runtime looks for CNI configurations; without, this machine is no node and only gets routes to them.
+    pub directory: Option<PathBuf>,
     /// The bridge.
     pub bridge: Bridge,
     /// Where pods' addresses come from, one for each family: what goes elsewhere is masqueraded.
@@ -80,13 +80,16 @@ impl Connector {
 
     async fn sync(&mut self) -> anyhow::Result<()> {
         let nodes = self.nodes.list();
+        for (family, _) in &self.applied {
+            routes::apply(*family, &routes(nodes.iter().map(Arc::as_ref), &self.node, *family)).await?;
+        }
+        let Some(directory) = &self.connecting.directory else { return Ok(()) };
         let own = self.nodes.get(&ObjectKey::new("", &self.node));
         let cidrs = own.map(|node| routes::pod_cidrs(&node)).unwrap_or_default();
         if cidrs.is_empty() {
             anyhow::bail!("node {} has no podCIDR yet", self.node);
         }
         for (family, applied) in &mut self.applied {
-            routes::apply(*family, &routes(nodes.iter().map(Arc::as_ref), &self.node, *family)).await?;
             let wanted = masquerading(*family, &cidrs, &self.connecting.cluster_cidrs);
             let text = transition(*family, &self.table, applied.as_ref(), &wanted);
             if !text.is_empty() {
@@ -95,7 +98,7 @@ impl Connector {
             *applied = Some(wanted);
         }
         // Last, since the runtime starts pods as soon as it is there.
-        cni::write(&self.connecting.directory, &cni::conflist(&self.connecting.bridge, &cidrs)).await
+        cni::write(directory, &cni::conflist(&self.connecting.bridge, &cidrs)).await
     }
 }
 

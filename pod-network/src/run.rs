@@ -6,6 +6,7 @@ use crate::policy::Enforcer;
 use anyhow::Context;
 use client::SharedCaches;
 use client::serving::serve;
+use kube_proxy::family::Family;
 use kube_proxy::nft;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub struct Options {
     pub table: String,
     /// Where health and metrics are told; nowhere if not given.
     pub address: Option<SocketAddr>,
+    /// Whether there are pods here that policies hold.
+    pub policies: bool,
     /// How pods are connected; not at all if somebody else does that.
     pub connecting: Option<Connecting>,
 }
@@ -42,9 +45,11 @@ pub async fn cleanup(name: &str) -> anyhow::Result<()> {
 
 /// Runs until stopped.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let Options { client, node, table, address, connecting } = options;
+    let Options { client, node, table, address, policies, connecting } = options;
     let shown = Arc::new(Shown::default());
-    shown.waits("policies");
+    if policies {
+        shown.waits("policies");
+    }
     if connecting.is_some() {
         shown.waits("node");
     }
@@ -52,10 +57,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         serve(address, shown.clone(), stop.clone()).await?;
     }
     let [policy, own] = tables(&table);
-    let families = nft::families(&policy).await;
+    // Who has no pods needs no packet rules, and may have no right to make any.
+    let families = if policies { nft::families(&policy).await } else { Family::ALL.to_vec() };
     anyhow::ensure!(!families.is_empty(), "nft does not work here: see above");
     let caches = SharedCaches::new(client);
-    let enforcer = Enforcer::new(caches.clone(), &node, &policy, &families, shown.clone());
+    let enforcer = policies.then(|| Enforcer::new(caches.clone(), &node, &policy, &families, shown.clone()));
     let connector = connecting.map(|connecting| Connector::new(connecting, &caches, &node, &own, &families, shown));
     // Before everything is known, what was left is better than what could be planned.
     if stop.run_until_cancelled(caches.wait_until_synced()).await.is_none() {
@@ -67,6 +73,11 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
             connector.run(stop.clone()).await;
         }
     };
-    tokio::join!(enforcer.run(stop.clone()), connected);
+    let enforced = async {
+        if let Some(enforcer) = enforcer {
+            enforcer.run(stop.clone()).await;
+        }
+    };
+    tokio::join!(enforced, connected);
     Ok(())
 }
