@@ -5,6 +5,7 @@
 //! The types themselves are `k8s-openapi`'s, never our own structs.
 
 pub mod cel;
+pub mod custom;
 pub mod decode;
 pub mod diff;
 pub mod duration;
@@ -12,7 +13,9 @@ pub mod field;
 pub mod generate_name;
 pub mod go_regex;
 pub mod go_text;
+pub mod go_value;
 pub mod internal_text;
+pub mod jsonpath;
 pub mod kind;
 pub mod managed_fields;
 pub mod normalize;
@@ -28,7 +31,9 @@ pub mod scheduling;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod structural;
 pub mod validation;
+pub mod version_order;
 pub mod yaml;
 
 pub use kind::{Kind, Object};

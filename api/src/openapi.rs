@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+/// The metadata of every object.
+pub const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
 const MICRO_TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime";
@@ -30,8 +32,7 @@ const PATCH_TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
-/// The document for `rows`, which are all of one group and version. Custom resources, whose schemas are not in the built-in table, get paths
-/// and an open object.
+/// The document for `rows`, which are all of one group and version. Custom resources bring their schemas along.
 pub fn document(rows: &[&Resource]) -> Value {
     document_with(rows, &Descriptions::builtin())
 }
@@ -46,6 +47,12 @@ pub fn document_with(rows: &[&Resource], descriptions: &Descriptions) -> Value {
         wanted.insert(row.schema.to_string());
         schemas.insert(format!("{}List", row.schema), list_schema(row));
         wanted.extend(row.subresources.iter().filter_map(|s| subresource_schema(row, s)));
+    }
+    for row in rows {
+        if let Some(custom) = &row.custom {
+            wanted.insert(OBJECT_META.to_owned());
+            schemas.insert(row.schema.to_string(), custom.published.clone());
+        }
     }
     collect(builtin(), descriptions, wanted, &mut schemas);
     for row in rows {
@@ -75,7 +82,7 @@ fn list_schema(row: &Resource) -> Value {
             "items": {"type": "array", "items": {"allOf": [reference(&row.schema)], "default": {}}},
             "metadata": {"allOf": [reference(LIST_META)], "default": {}}
         },
-        "x-kubernetes-group-version-kind": [{"group": row.group, "kind": format!("{}List", row.kind), "version": row.version}]
+        "x-kubernetes-group-version-kind": [{"group": row.group, "kind": row.list_kind(), "version": row.version}]
     })
 }
 
@@ -289,7 +296,8 @@ impl Operations<'_> {
         let mut parameters = vec![query("dryRun", "string"), query("fieldManager", "string"), query("fieldValidation", "string")];
         let body = if patch {
             parameters.push(query("force", "boolean"));
-            let content: Map<String, Value> = PATCH_TYPES.iter().map(|t| ((*t).to_owned(), json!({"schema": reference(PATCH)}))).collect();
+            let types = PATCH_TYPES.iter().filter(|t| self.row.custom.is_none() || !t.contains("strategic"));
+            let content: Map<String, Value> = types.map(|t| ((*t).to_owned(), json!({"schema": reference(PATCH)}))).collect();
             Value::from(content)
         } else {
             json!({"application/json": {"schema": reference(self.schema)}, "application/yaml": {"schema": reference(self.schema)}})

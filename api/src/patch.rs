@@ -12,6 +12,7 @@ pub use diff::create_two_way_merge_patch;
 pub use strategic::strategic;
 pub use three_way::{create_three_way_json_merge_patch, create_three_way_strategic_merge_patch};
 
+use crate::go_value::sprint as go_show;
 use crate::status::StatusError;
 use serde_json::Value;
 
@@ -48,17 +49,6 @@ impl From<PatchError> for StatusError {
 /// A JSON merge patch (RFC 7386).
 pub fn merge(object: &mut Value, patch: &Value) {
     json_patch::merge(object, patch);
-}
-
-/// A value as Go's `%v` shows it, in which these errors print what they found.
-fn go_show(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".into(),
-        Value::String(s) => s.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(go_show).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => format!("map[{}]", map.iter().map(|(k, v)| format!("{k}:{}", go_show(v))).collect::<Vec<_>>().join(" ")),
-        other => other.to_string(),
-    }
 }
 
 fn no_merge_key(item: &Value, key: &str) -> PatchError {

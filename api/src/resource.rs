@@ -4,6 +4,7 @@
 //! definition at run time, which is why the texts are `Cow`. [`Resource::of`] fills a row with what most kinds have in common, so that a
 //! row says only what is its own.
 
+use crate::custom::{CustomObject, Version};
 use crate::kind::{Kind, Object};
 use crate::printer;
 use base64::Engine as _;
@@ -12,6 +13,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::any::TypeId;
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// A text that is constant for built-in kinds and owned for custom ones.
 pub type Text = Cow<'static, str>;
@@ -237,6 +239,10 @@ pub struct Resource {
     /// The version that [`Resource::storage_version_hash`] names where that is not the one stored: upstream announces some kinds under a
     /// version that it no longer serves.
     pub hashed_version: Option<Text>,
+    /// The kind of its lists, where that is not `KIND` and `List`.
+    pub list_kind: Option<Text>,
+    /// What the definition of a custom resource says of this version.
+    pub custom: Option<Arc<Version>>,
     /// What every answer warns of, where the kind is deprecated (upstream: `APILifecycleDeprecated`).
     pub deprecation: Option<&'static str>,
     /// Annotations that stand for fields of upstream's internal type: a table or a view of the metadata alone does not have them.
@@ -275,6 +281,8 @@ impl Resource {
             schema: schema_name(K::GROUP, K::VERSION, K::KIND).into(),
             storage: None,
             hashed_version: None,
+            list_kind: None,
+            custom: None,
             deprecation: None,
             derived_annotations: &[],
         }
@@ -284,11 +292,23 @@ impl Resource {
     /// `group/version/kind`, in base64. Kinds that are not stored have none.
     pub fn storage_version_hash(&self) -> Option<String> {
         self.verbs.contains(&Verb::Watch).then(|| {
-            let (group, version) = self.storage.map_or((&*self.group, &*self.version), |s| (s.group, s.version));
+            let (group, version) = match (&self.custom, self.storage) {
+                (Some(custom), _) => (&*self.group, &*custom.family.storage),
+                (None, Some(storage)) => (storage.group, storage.version),
+                (None, None) => (&*self.group, &*self.version),
+            };
             let version = self.hashed_version.as_deref().unwrap_or(version);
             let digest = Sha256::digest(format!("{group}/{version}/{}", self.kind));
             base64::engine::general_purpose::STANDARD.encode(&digest[..8])
         })
+    }
+
+    /// JSON that was decoded, as an object of this kind.
+    pub fn typed(&self, value: Value) -> Result<Box<dyn Object>, serde_json::Error> {
+        match &self.custom {
+            Some(version) => CustomObject::new(value, version.clone()).map(|o| Box::new(o) as Box<dyn Object>),
+            None => (self.decode)(value),
+        }
     }
 
     /// `v1` or `apps/v1`.
@@ -299,6 +319,11 @@ impl Resource {
     /// `pods` or `deployments.apps`: how error messages name it.
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// `PodList`.
+    pub fn list_kind(&self) -> String {
+        self.list_kind.as_deref().map_or_else(|| format!("{}List", self.kind), str::to_owned)
     }
 
     /// The subresource of that name.

@@ -44,6 +44,7 @@ static SCHEMA: Message = Message {
         ("format", 2, Form::Text),
         ("title", 3, Form::Text),
         ("description", 4, Form::Text),
+        ("default", 5, Form::Any),
         ("multipleOf", 6, Form::Number),
         ("maximum", 7, Form::Number),
         ("exclusiveMaximum", 8, Form::Bool),

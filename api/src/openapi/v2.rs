@@ -21,6 +21,10 @@ pub fn document(rows: &[&Resource]) -> Value {
     let (mut paths, mut definitions) = (Map::new(), Map::new());
     for rows in versions.values() {
         let mut document = super::document_with(rows, &descriptions);
+        for row in rows.iter().filter(|r| r.custom.is_some()) {
+            let schema = &mut document["components"]["schemas"][row.schema.as_ref()];
+            *schema = crate::custom::openapi::version2(schema);
+        }
         if let Some(Value::Object(schemas)) = document["components"].get_mut("schemas").map(Value::take) {
             definitions.extend(schemas.into_iter().map(|(name, s)| (name, schema(s))));
         }

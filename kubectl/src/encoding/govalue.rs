@@ -35,18 +35,7 @@ pub fn sprint_syntax(value: &Value) -> String {
     }
 }
 
-/// What `%T` prints for a value decoded from JSON.
-pub fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
-}
+pub use api::go_value::type_name;
 
 /// `%v` of a number: Go switches floats to exponents at 21 digits.
 pub fn number(n: &Number) -> String {

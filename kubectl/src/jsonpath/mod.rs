@@ -1,67 +1,34 @@
-//! kubectl's JSONPath: templates with `{}` actions, `{range}`/`{end}`, filters, unions, slices (upstream: `client-go/util/jsonpath`).
-//!
-//! It is a dialect of its own, older than RFC 9535 and with other output rules, so no JSONPath crate fits.
+//! What `-o jsonpath` prints of what a path finds; paths themselves are [`api::jsonpath`]'s.
 
-mod eval;
-mod parse;
+pub use api::jsonpath::{JsonPath, Options, relax};
 
-pub use eval::Options;
-pub use parse::{Node, parse};
-
+use crate::encoding::{govalue, json};
 use serde_json::Value;
 
-/// A parsed template.
-#[derive(Clone, Debug, PartialEq)]
-pub struct JsonPath {
-    source: String,
-    nodes: Vec<Node>,
-}
-
-impl JsonPath {
-    /// Parses a template; the error is upstream's text.
-    pub fn new(source: &str) -> Result<JsonPath, String> {
-        let nodes = parse(source).map_err(|e| format!("error parsing jsonpath {source}, {e}"))?;
-        Ok(JsonPath { source: source.to_owned(), nodes })
-    }
-
-    /// Parses what `--sort-by`, `--custom-columns` and `wait --for=jsonpath` take: with or without braces and the first dot.
-    pub fn relaxed(text: &str) -> Result<JsonPath, String> {
-        JsonPath::new(&relax(text)?)
-    }
-
-    /// The results of each top-level action in order.
-    pub fn find(&self, data: &Value, options: Options) -> Result<Vec<Vec<Value>>, String> {
-        eval::find(&self.nodes, data, options)
-    }
-
-    /// What `-o jsonpath` prints.
-    pub fn render(&self, data: &Value, options: Options) -> Result<String, String> {
-        match self.find(data, options) {
-            Ok(results) => Ok(results.iter().map(|r| eval::print(r, options)).collect()),
-            Err(e) => Err(format!(
-                "error executing jsonpath {:?}: Error executing template: {e}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{}\n\tobject given to jsonpath engine was:\n\t\t{}\n\n\n",
-                self.source,
-                self.source,
-                crate::encoding::govalue::sprint_syntax(data)
-            )),
-        }
+/// What a template prints of a value.
+pub fn render(path: &JsonPath, data: &Value, options: Options) -> Result<String, String> {
+    match path.find(data, options) {
+        Ok(results) => Ok(results.iter().map(|r| print(r, options)).collect()),
+        Err(e) => Err(format!(
+            "error executing jsonpath {:?}: Error executing template: {e}. Printing more information for debugging the template:\n\ttemplate was:\n\t\t{}\n\tobject given to jsonpath engine was:\n\t\t{}\n\n\n",
+            path.source(),
+            path.source(),
+            govalue::sprint_syntax(data)
+        )),
     }
 }
 
-/// Puts braces and a leading dot where they are missing.
-pub fn relax(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Ok(String::new());
+/// One action's results as text: joined by spaces, composite ones as JSON.
+fn print(results: &[Value], options: Options) -> String {
+    if options.json {
+        return format!("{}\n", json::to_string_indented(&Value::Array(results.to_vec()), "    ", json::Order::Sorted));
     }
-    let inner = match text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
-        Some(inner) => inner,
-        None => text,
+    let text = |v: &Value| match v {
+        Value::Array(_) | Value::Object(_) => json::to_string(v),
+        Value::Null => "null".to_owned(),
+        other => govalue::sprint(other),
     };
-    let inner = inner.strip_prefix('.').unwrap_or(inner);
-    if inner.is_empty() || inner.contains(['{', '}']) {
-        return Err("unexpected path string, expected a 'name1.name2' or '.name1.name2' or '{name1.name2}' or '{.name1.name2}'".to_owned());
-    }
-    Ok(format!("{{.{inner}}}"))
+    results.iter().map(text).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -78,7 +45,7 @@ mod tests {
                 {"name": "z", "n": 3},
             ],
         });
-        JsonPath::new(template)?.render(&data, Options { allow_missing_keys: true, json: false })
+        super::render(&JsonPath::new(template)?, &data, Options { allow_missing_keys: true, json: false })
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::Printer;
 use crate::error::{Result, message};
-use crate::jsonpath::{JsonPath, Options};
+use crate::jsonpath::{self, JsonPath, Options};
 use crate::template::Template;
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ impl JsonPathPrinter {
 
 impl Printer for JsonPathPrinter {
     fn print(&mut self, object: &Value) -> Result<String> {
-        self.path.render(object, self.options).map_err(message)
+        jsonpath::render(&self.path, object, self.options).map_err(message)
     }
 }
 

@@ -1,7 +1,7 @@
-//! What a parsed path finds in a value, and how it is printed.
+//! What a parsed path finds in a value.
 
 use super::parse::Node;
-use crate::encoding::{govalue, json};
+use crate::go_value;
 use serde_json::Value;
 use std::cmp::Ordering;
 
@@ -101,7 +101,7 @@ fn array(input: &[Value], start: Option<i64>, end: Option<i64>, derived: bool, s
     let mut out = Vec::new();
     for value in input.iter().filter(|v| !v.is_null()) {
         let Value::Array(items) = value else {
-            return Err(format!("{} is not array or slice", govalue::type_name(value)));
+            return Err(format!("{} is not array or slice", go_value::type_name(value)));
         };
         let length = i64::try_from(items.len()).unwrap_or(i64::MAX);
         let mut from = start.unwrap_or(0);
@@ -138,7 +138,7 @@ fn filter(input: &[Value], left: &[Node], operator: &str, right: &[Node], option
     let mut out = Vec::new();
     for value in input {
         let Value::Array(items) = value else {
-            return Err(format!("{} is not array or slice and cannot be filtered", govalue::sprint(value)));
+            return Err(format!("{} is not array or slice and cannot be filtered", go_value::sprint(value)));
         };
         for item in items {
             let lefts = walk(left, vec![item.clone()], options);
@@ -185,17 +185,4 @@ fn compare(left: &Value, operator: &str, right: &Value) -> Result<bool, String> 
         ">" => order.is_gt(),
         _ => order.is_ge(),
     })
-}
-
-/// One action's results as text: joined by spaces, composite ones as JSON.
-pub fn print(results: &[Value], options: Options) -> String {
-    if options.json {
-        return format!("{}\n", json::to_string_indented(&Value::Array(results.to_vec()), "    ", json::Order::Sorted));
-    }
-    let text = |v: &Value| match v {
-        Value::Array(_) | Value::Object(_) => json::to_string(v),
-        Value::Null => "null".to_owned(),
-        other => govalue::sprint(other),
-    };
-    results.iter().map(text).collect::<Vec<_>>().join(" ")
 }
