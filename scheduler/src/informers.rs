@@ -75,6 +75,30 @@ impl Informers {
         }
     }
 
+    /// Without watches: for tests, which tell the caches themselves.
+    #[cfg(test)]
+    pub fn unwatched(shared: Arc<SharedCaches>) -> Self {
+        Self {
+            pods: Arc::default(),
+            nodes: Arc::default(),
+            namespaces: Arc::default(),
+            services: Arc::default(),
+            replication_controllers: Arc::default(),
+            replica_sets: Arc::default(),
+            stateful_sets: Arc::default(),
+            budgets: Arc::default(),
+            claims: AssumeCache::new(Arc::default()),
+            volumes: AssumeCache::new(Arc::default()),
+            classes: Arc::default(),
+            csi_nodes: Arc::default(),
+            csi_drivers: Arc::default(),
+            capacities: Arc::default(),
+            attachments: Arc::default(),
+            bound: watch::Sender::new(0),
+            shared,
+        }
+    }
+
     /// Tells the scheduler of every change from now on, and of everything that is there.
     pub fn subscribe(scheduler: &Arc<Scheduler>) {
         let informers = &scheduler.informers;

@@ -34,5 +34,7 @@ pub mod volumes;
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod simulation;
 
 pub use run::{Options, run};
