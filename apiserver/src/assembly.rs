@@ -182,7 +182,9 @@ impl Builder {
             today: k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%d").to_string(),
         };
         tokio::spawn(aggregation::availability::run(aggregator, registry.clone(), stop.clone()));
-        tokio::spawn(admission::policy::type_checking::run(registry.clone(), stop.clone()));
+        if options.check_policy_types {
+            tokio::spawn(admission::policy::type_checking::run(registry.clone(), stop.clone()));
+        }
         tokio::spawn(crate::flow_control::run(registry.clone(), stop.clone()));
         tokio::spawn(bootstrap(objects, cluster, bootstrapped, stop.clone()));
         Ok(Running { address, cert_dir, registry, stop, serving, store })

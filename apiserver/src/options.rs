@@ -66,6 +66,10 @@ pub struct Options {
     /// Whether pods may run privileged containers
     #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub allow_privileged: bool,
+    /// Whether this server checks the types in ValidatingAdmissionPolicies and tells it in their status. Upstream's controller-manager does that; ours leaves
+    /// it to the server, which has the types
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub check_policy_types: bool,
     /// Admission plugins to switch on besides the default ones
     #[arg(long, value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,

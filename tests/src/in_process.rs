@@ -129,7 +129,12 @@ impl Builder {
 
     /// Runs inside the control plane's own runtime, so that every task it starts, those of the client too, is there.
     async fn assemble(self, directory: PathBuf, stop: CancellationToken) -> Result<(Client, String, PathBuf)> {
-        let options = apiserver::Options { cert_dir: Some(directory.join("pki")), allow_privileged: true, ..Default::default() };
+        let options = apiserver::Options {
+            cert_dir: Some(directory.join("pki")),
+            allow_privileged: true,
+            check_policy_types: true,
+            ..Default::default()
+        };
         let server = Server::builder().options(options).in_memory()?.token(TOKEN, "admin", &["system:masters"]).start().await?;
         let (url, authority) = (format!("https://{}", server.address()), server.authority()?);
         let client = connect(&url, &authority)?;

@@ -31,7 +31,7 @@ impl Cluster {
         // Another test may have been first; all install the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let keys = tempfile::tempdir().unwrap();
-        let mut options = Options { cert_dir: Some(keys.path().to_owned()), ..Options::default() };
+        let mut options = Options { cert_dir: Some(keys.path().to_owned()), check_policy_types: true, ..Options::default() };
         change(&mut options);
         let builder = Server::builder().options(options).in_memory().unwrap();
         let server = builder.token("admin", "admin", &["system:masters"]).token("bob", "bob", &[]).start().await.unwrap();
