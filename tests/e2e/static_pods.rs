@@ -20,13 +20,17 @@ impl Drop for Kubelet {
     }
 }
 
-/// The flags of the kubelet that `deploy/up` started, which is killed.
+/// The flags of the kubelet that `deploy/up` started, which is killed; without its configuration file, since each of ours has one of its own.
 fn take_over(cluster: &Cluster) -> Vec<String> {
     let (_, pid) = cluster.processes().into_iter().find(|(name, _)| name == "kubelet").expect("deploy/up started one");
     let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("it runs");
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is ours");
     eventually("it is dead", 10, || !cluster.processes().iter().any(|(_, running)| *running == pid));
-    line.split('\0').skip(1).filter(|f| !f.is_empty()).map(str::to_owned).collect()
+    let mut flags: Vec<String> = line.split('\0').skip(1).filter(|f| !f.is_empty()).map(str::to_owned).collect();
+    if let Some(at) = flags.iter().position(|f| f == "--config") {
+        flags.drain(at..at + 2);
+    }
+    flags
 }
 
 fn start(cluster: &Cluster, flags: &[String], config: &Path) -> Kubelet {

@@ -11,6 +11,7 @@ use crate::resources::defaulting::{absent, text};
 use crate::validation::numbers::{self, not_negative};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::apps::v1::{StatefulSetSpec, StatefulSetUpdateStrategy};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume};
 use serde_json::json;
 
 const SUBRESOURCES: &[Subresource] = &[Subresource::scale(), Subresource::status("StatefulSet")];
@@ -66,7 +67,7 @@ impl Kind for StatefulSet {
             not_negative(errors, &path.child("ordinals").child("start"), ordinals.start.unwrap_or(0));
         }
         workload::selector(errors, &path.child("selector"), &spec.selector, "statefulset");
-        workload::running(errors, &path.child("template"), &spec.template, &spec.selector, "StatefulSet");
+        workload::running(errors, &path.child("template"), &with_claims(spec), &spec.selector, "StatefulSet");
         not_negative(errors, &path.child("revisionHistoryLimit"), spec.revision_history_limit.unwrap_or(0));
     }
 
@@ -140,5 +141,42 @@ pub fn row() -> Resource {
         columns: COLUMNS.into(),
         decode: |value| crate::resource::decode::<StatefulSet>(workload::mark_empty_selector(value)),
         ..Resource::of::<StatefulSet>()
+    }
+}
+
+/// The template with the volumes that each pod gets from its claims, which its containers may mount.
+fn with_claims(spec: &StatefulSetSpec) -> PodTemplateSpec {
+    let mut template = spec.template.clone();
+    let volumes = template.spec.get_or_insert_default().volumes.get_or_insert_default();
+    for name in spec.volume_claim_templates.iter().flatten().filter_map(|claim| claim.metadata.name.clone()) {
+        if !volumes.iter().any(|volume| volume.name == name) {
+            let source = PersistentVolumeClaimVolumeSource { claim_name: name.clone(), ..Default::default() };
+            volumes.push(Volume { name, persistent_volume_claim: Some(source), ..Default::default() });
+        }
+    }
+    template
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::{ErrorList, Path};
+    use serde_json::json;
+
+    #[test]
+    fn containers_mount_what_the_claims_bring() {
+        let set = |mounted: &str| -> StatefulSetSpec {
+            serde_json::from_value(json!({"serviceName": "s", "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+                "restartPolicy": "Always", "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": mounted, "mountPath": "/d"}]}]}},
+                "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {}}]}))
+            .unwrap()
+        };
+        for (mounted, found) in [("data", true), ("other", false)] {
+            let mut errors = ErrorList::default();
+            let spec = set(mounted);
+            workload::running(&mut errors, &Path::new("template"), &with_claims(&spec), &spec.selector, "StatefulSet");
+            let missing = errors.0.iter().any(|e| e.path.to_string().ends_with("volumeMounts[0].name"));
+            assert_eq!(missing, !found, "{mounted}: {:?}", errors.0);
+        }
     }
 }
