@@ -1,3 +1,5 @@
+//! The CEL environment as a whole: expressions with their types, values, costs and errors.
+
 use super::types::{ListKind, ListType};
 use super::*;
 use serde_json::{Value, json};

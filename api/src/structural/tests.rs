@@ -1,3 +1,5 @@
+//! Structural schemas on values: pruning, defaults, validation and rules.
+
 use super::*;
 use crate::field::ErrorList;
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Definitions as they are made and changed: what is refused in upstream's words, names, and conditions.
+
 use super::*;
 use crate::custom::Family;
 use k8s_openapi::jiff::Timestamp;
