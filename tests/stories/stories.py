@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """What a real Kubernetes v1.36.2 cluster (kubelet on containerd 1.6, one node, no cluster DNS) did in each story of stories.yaml, and whether another does the same.
 
   stories.py [--kubeconfig FILE] [--kubectl BINARY] [--only WORD] [--parallel N] [--update]
