@@ -90,11 +90,17 @@ fn a_namespace_ends_with_all_that_is_in_it() {
         for namespace in [&k.namespace, &other] {
             assert!(all.lines().any(|line| line.split_whitespace().take(2).eq([namespace.as_str(), "same"])), "{namespace}: {all}");
         }
+        let held = |finalizers: &str| {
+            let patch = format!(r#"{{"metadata":{{"finalizers":{finalizers}}}}}"#);
+            k.ok(&["-n", &other, "patch", "configmap", "same", "--type=merge", "-p", &patch]);
+        };
+        // So that the namespace is seen on its way out.
+        held(r#"["skiff.example/held"]"#);
         k.ok(&["delete", "ns", &other, "--wait=false"]);
-        // Its pod has a grace period to go, so the namespace is seen on its way out.
         assert_eq!(k.field("namespace", &other, "{.status.phase}"), "Terminating");
         let late = k.refused(&["-n", &other, "create", "configmap", "late"]);
         assert!(late.contains("because it is being terminated"), "{late}");
+        held("null");
         eventually("the namespace is gone", 90, || k.run(&["get", "ns", &other]).err.contains("NotFound"));
         assert!(k.run(&["-n", &other, "get", "configmap", "same"]).err.contains("NotFound"));
         assert_eq!(k.field("configmap", "same", "{.metadata.namespace}"), k.namespace, "the other one's twin stays");
