@@ -244,7 +244,7 @@ pub struct Resource {
     /// What the definition of a custom resource says of this version.
     pub custom: Option<Arc<Version>>,
     /// What every answer warns of, where the kind is deprecated (upstream: `APILifecycleDeprecated`).
-    pub deprecation: Option<&'static str>,
+    pub deprecation: Option<Text>,
     /// Annotations that stand for fields of upstream's internal type: a table or a view of the metadata alone does not have them.
     pub derived_annotations: &'static [&'static str],
 }

@@ -154,6 +154,7 @@ fn main() {
         let pods = ResourceSpec {
             prefix: "/registry/pods/".into(),
             describe: describe_by_paths(&["spec.nodeName".into(), "status.phase".into()]),
+            revise: None,
         };
         let caches = Caches::start(store.clone(), "/registry/", vec![pods]).await.unwrap();
         let start = Instant::now();

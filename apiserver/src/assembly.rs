@@ -11,6 +11,7 @@ use crate::authentication::{self, Authenticator};
 use crate::authorization::{self, rbac::Rbac};
 use crate::bootstrap::Cluster;
 use crate::connect::{Connections, KubeletTls};
+use crate::custom::Definitions;
 use crate::flow_control::Classifier;
 use crate::handlers::{Api, Document};
 use crate::health::{Check, Health};
@@ -107,12 +108,14 @@ impl Builder {
         let registry = Registry::start(store.clone(), &options.etcd_prefix, rows, services, event_ttl).await.map_err(|e| anyhow!(e))?;
         let objects: Arc<dyn Objects> = registry.clone();
 
+        let caller = Arc::new(Caller::new(objects.clone()));
+        let definitions = Definitions::start(registry.clone(), caller.clone()).await.map_err(|e| anyhow!(e))?;
+
         let issuer = Arc::new(issuer(&options, &cert_dir)?);
         let authentication = Arc::new(authentication(&options, &cert_dir, &tokens, issuer.clone(), objects.clone())?);
         let rbac = Arc::new(Rbac::new(&*objects));
         let authorization = Arc::new(authorization::Chain::new(&options.authorization_mode, &rbac, &objects));
 
-        let caller = Arc::new(Caller::new(objects.clone()));
         let policy = admission::Sources {
             objects: objects.clone(),
             authorizer: authorization.clone(),
@@ -186,6 +189,7 @@ impl Builder {
             tokio::spawn(admission::policy::type_checking::run(registry.clone(), stop.clone()));
         }
         tokio::spawn(crate::flow_control::run(registry.clone(), stop.clone()));
+        tokio::spawn(definitions.run(stop.clone()));
         tokio::spawn(bootstrap(objects, cluster, bootstrapped, stop.clone()));
         Ok(Running { address, cert_dir, registry, stop, serving, store })
     }
@@ -364,5 +368,7 @@ fn advertised(bind: IpAddr) -> IpAddr {
     chosen.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
+#[cfg(test)]
+mod custom_tests;
 #[cfg(test)]
 mod tests;

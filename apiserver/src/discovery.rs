@@ -4,6 +4,7 @@
 use api::Resource;
 use api::resource::{Subresource, Text, Verb};
 use serde_json::{Map, Value, json};
+use std::ops::Deref;
 
 /// A verb as discovery and RBAC name it.
 pub fn verb_name(verb: Verb) -> &'static str {
@@ -34,7 +35,7 @@ fn put_texts(out: &mut Map<String, Value>, key: &str, texts: &[Text]) {
 }
 
 /// The served groups with their versions, each in the order of its first row. Core is the group with the empty name.
-pub fn groups<'a>(rows: &[&'a Resource]) -> Vec<(&'a str, Vec<&'a str>)> {
+pub fn groups<R: Deref<Target = Resource>>(rows: &[R]) -> Vec<(&str, Vec<&str>)> {
     let mut out: Vec<(&str, Vec<&str>)> = Vec::new();
     for row in rows {
         let index = out.iter().position(|(g, _)| *g == row.group).unwrap_or_else(|| {
@@ -177,7 +178,8 @@ mod tests {
 
     #[test]
     fn documents_are_upstreams() {
-        let rows = api::resources::all();
+        let rows: Vec<&Resource> = api::resources::all().iter().map(|r| &**r).collect();
+        let rows = rows.as_slice();
         for case in ["apis", "core-v1", "apps", "apps-v1", "autoscaling", "policy-storage-scheduling", "auth-groups", "extension-groups"] {
             for (step, want) in answers(case) {
                 let path: Vec<&str> = step.trim_start_matches("GET /").split('/').collect();

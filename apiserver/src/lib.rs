@@ -13,6 +13,7 @@ pub mod authorization;
 pub mod bootstrap;
 pub mod cache;
 pub mod connect;
+pub mod custom;
 pub mod discovery;
 pub mod encoding;
 pub mod flow_control;

@@ -71,15 +71,19 @@ impl Document {
     }
 }
 
+fn plain(rows: &[Arc<Resource>]) -> Vec<&Resource> {
+    rows.iter().map(|r| &**r).collect()
+}
+
 /// What was made of these rows.
 struct Made<T> {
-    rows: Vec<&'static Resource>,
+    rows: Vec<Arc<Resource>>,
     made: Arc<T>,
 }
 
 impl<T> Made<T> {
-    fn of(&self, rows: &[&'static Resource]) -> Option<Arc<T>> {
-        let same = self.rows.len() == rows.len() && self.rows.iter().zip(rows).all(|(a, b)| std::ptr::eq(*a, *b));
+    fn of(&self, rows: &[Arc<Resource>]) -> Option<Arc<T>> {
+        let same = self.rows.len() == rows.len() && self.rows.iter().zip(rows).all(|(a, b)| Arc::ptr_eq(a, b));
         same.then(|| self.made.clone())
     }
 }
@@ -98,8 +102,8 @@ pub struct Documents {
 }
 
 impl Documents {
-    fn version(&self, all: &[&'static Resource], group: &str, version: &str) -> Option<Arc<Document>> {
-        let rows: Vec<_> = all.iter().copied().filter(|r| r.group == group && r.version == version).collect();
+    fn version(&self, all: &[Arc<Resource>], group: &str, version: &str) -> Option<Arc<Document>> {
+        let rows: Vec<_> = all.iter().filter(|r| r.group == group && r.version == version).cloned().collect();
         let key = (group.to_owned(), version.to_owned());
         if rows.is_empty() {
             self.versions.lock().remove(&key);
@@ -108,25 +112,25 @@ impl Documents {
         if let Some(made) = self.versions.lock().get(&key).and_then(|made| made.of(&rows)) {
             return Some(made);
         }
-        let made = Arc::new(Document::new(openapi::document(&rows).to_string().as_bytes()));
+        let made = Arc::new(Document::new(openapi::document(&plain(&rows)).to_string().as_bytes()));
         self.versions.lock().insert(key, Made { rows, made: made.clone() });
         Some(made)
     }
 
-    fn whole(&self, rows: &[&'static Resource]) -> Arc<Whole> {
+    fn whole(&self, rows: &[Arc<Resource>]) -> Arc<Whole> {
         // Held while it is made, so that many clients at once cost one.
         let mut kept = self.whole.lock();
         if let Some(made) = kept.as_ref().and_then(|made| made.of(rows)) {
             return made;
         }
-        let document = v2::document(rows);
+        let document = v2::document(&plain(rows));
         let whole = Whole { json: Document::new(document.to_string().as_bytes()), protobuf: Document::new(&binary::encode(&document)) };
         let made = Arc::new(whole);
         *kept = Some(Made { rows: rows.to_vec(), made: made.clone() });
         made
     }
 
-    fn index(&self, rows: &[&'static Resource]) -> Value {
+    fn index(&self, rows: &[Arc<Resource>]) -> Value {
         let mut paths = Map::new();
         for (group, versions) in discovery::groups(rows) {
             for version in versions {
@@ -185,7 +189,7 @@ mod tests {
 
     #[test]
     fn documents_are_made_once_and_come_back_whole() {
-        let rows: Vec<&'static Resource> = ::api::resources::all().iter().filter(|r| r.group == "apps").map(|r| &**r).collect();
+        let rows: Vec<Arc<Resource>> = ::api::resources::all().iter().filter(|r| r.group == "apps").cloned().collect();
         let documents = Documents::default();
         let first = documents.version(&rows, "apps", "v1").unwrap();
         let again = documents.version(&rows, "apps", "v1").unwrap();

@@ -45,12 +45,14 @@ pub(crate) fn answer(api: &Api, call: &Call) -> Result<Response> {
         ["version"] => Ok(respond::value(200, &version(), call.format(Offer::Plain)?)),
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4; charset=utf-8", api.metrics.render())),
         ["api" | "apis"] => top(api, call, parts[0] == "api"),
-        ["api", version] => document(call, discovery::resource_list(&api.rows(), "", version).ok_or_else(|| respond::generic(404))?),
+        ["api", version] => {
+            document(call, discovery::resource_list(&api.rows(&api.registry.rows()), "", version).ok_or_else(|| respond::generic(404))?)
+        }
         ["apis", group] => {
-            let own = discovery::group(&api.rows(), group);
+            let own = discovery::group(&api.rows(&api.registry.rows()), group);
             found(call, merged::group(own, group, &api.aggregator.served()))
         }
-        ["apis", group, version] => match discovery::resource_list(&api.rows(), group, version) {
+        ["apis", group, version] => match discovery::resource_list(&api.rows(&api.registry.rows()), group, version) {
             None if api.registry.has_group(group) => Err(respond::generic(404)),
             list => found(call, list),
         },
@@ -70,7 +72,8 @@ fn document(call: &Call, value: Value) -> Result<Response> {
 
 /// `/api` and `/apis`, plain or aggregated.
 fn top(api: &Api, call: &Call, core: bool) -> Result<Response> {
-    let rows = api.rows();
+    let served = api.registry.rows();
+    let rows = api.rows(&served);
     let format = call.format(Offer::Discovery)?;
     if format.shape == Shape::AggregatedDiscovery {
         let own = discovery::aggregated(&rows, core);
@@ -91,7 +94,7 @@ fn top(api: &Api, call: &Call, core: bool) -> Result<Response> {
 /// The list at `/`.
 fn paths(api: &Api) -> Vec<String> {
     let mut out = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into(), "/apis/".into()];
-    for (group, versions) in discovery::groups(&api.rows()).into_iter().filter(|(g, _)| !g.is_empty()) {
+    for (group, versions) in discovery::groups(&api.rows(&api.registry.rows())).into_iter().filter(|(g, _)| !g.is_empty()) {
         out.push(format!("/apis/{group}"));
         out.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }

@@ -154,7 +154,7 @@ impl Services {
         self.addresses(service, old, &taken, &mut allocation, &mut errors);
         self.node_ports(service, old, &taken, &mut allocation, &mut errors);
         if !errors.is_empty() {
-            let row = endpoint.row;
+            let row = &*endpoint.row;
             return Err(StatusError::invalid(&row.group, &row.kind, service.metadata.name.as_deref().unwrap_or(""), errors));
         }
         let mut pending = self.pending.lock();

@@ -78,7 +78,7 @@ fn table_row(row: &Resource, object: Value, include: IncludeObject, context: &Pr
         IncludeObject::Metadata => Some(metadata_only(row, &object)),
         IncludeObject::Object => Some(object.clone()),
     };
-    let typed = (row.decode)(object).map_err(StatusError::internal)?;
+    let typed = row.typed(object).map_err(StatusError::internal)?;
     let mut out = json!({"cells": (row.cells)(&*typed, context)});
     if let Some(conditions) = conditions(&*typed) {
         out["conditions"] = conditions;

@@ -240,8 +240,7 @@ fn row(definition: &CustomResourceDefinition, version: &CustomResourceDefinition
         schema: openapi::name(&spec.group, &version.name, &names.kind).into(),
         storage: None,
         hashed_version: None,
-        // The text is the version's own, and is told from there.
-        deprecation: None,
+        deprecation: custom.deprecation.clone().map(Text::Owned),
         derived_annotations: &[],
         list_kind: names.list_kind.clone().filter(|k| !k.is_empty()).map(Text::Owned),
         custom: Some(Arc::new(custom)),

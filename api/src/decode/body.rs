@@ -1,6 +1,9 @@
 //! A request's body to an object of the kind that its path names, with upstream's answer when it is none.
 
+use super::walk::MAX_STRICT;
 use super::{DecodeError, Decoded, json, value, yaml};
+use crate::custom::Version;
+use crate::field::{ErrorList, Path};
 use crate::schema::{self, Root};
 use crate::status::{Result, StatusError};
 use serde_json::{Map, Value};
@@ -17,6 +20,8 @@ pub struct Target<'a> {
     pub kind: &'a str,
     /// Its schema.
     pub root: Root<'a>,
+    /// The version of a custom resource, whose schema says what is kept.
+    pub custom: Option<&'a Version>,
 }
 
 /// How a body is written.
@@ -137,8 +142,12 @@ pub fn decode_value(target: &Target<'_>, object: &Value, validation: FieldValida
 }
 
 fn accept(target: &Target<'_>, decoded: Decoded, validation: FieldValidation) -> Result<(Value, Vec<String>)> {
-    let Decoded { mut value, strict } = decoded;
+    let Decoded { mut value, mut strict } = decoded;
     check_kind(target, &value)?;
+    if let Some(custom) = target.custom {
+        strict.extend(custom.family.prune(&custom.name, &mut value).into_iter().map(|path| format!("unknown field {path:?}")));
+        strict.truncate(MAX_STRICT);
+    }
     if validation == FieldValidation::Strict && !strict.is_empty() {
         let why = format!("strict decoding error: {}", strict.join(", "));
         return Err(target.cannot_handle(target.kind, target.version, &why));
@@ -167,6 +176,16 @@ fn check_kind(target: &Target<'_>, object: &Value) -> Result<()> {
         return Ok(());
     }
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    if target.custom.is_some() {
+        if api_version != expected {
+            return Err(StatusError::bad_request(format!(
+                "the API version in the data ({api_version}) does not match the expected API version ({expected})"
+            )));
+        }
+        let mut errors = ErrorList::new();
+        errors.invalid(&Path::new("kind"), kind, &format!("must be {}", target.kind));
+        return Err(StatusError::invalid(target.group, target.kind, object["metadata"]["name"].as_str().unwrap_or(""), errors));
+    }
     if schema::of_kind(api_version, kind).is_none() {
         let why = format!("no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"");
         return Err(target.cannot_handle(kind, version, &why));
@@ -186,7 +205,7 @@ mod tests {
     use super::*;
 
     fn target() -> Target<'static> {
-        Target { group: "", version: "v1", kind: "ConfigMap", root: schema::of_kind("v1", "ConfigMap").expect("ConfigMap") }
+        Target { group: "", version: "v1", kind: "ConfigMap", root: schema::of_kind("v1", "ConfigMap").expect("ConfigMap"), custom: None }
     }
 
     /// The recorded answers of an upstream apiserver (tests/oracle, `bad-bodies`), and others in their words.

@@ -1,7 +1,7 @@
 //! The table of built-in kinds: one row each, in the file that also holds its defaults, validation and printer columns.
 
 use crate::resource::Resource;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 pub mod admissionregistration;
 pub mod apiextensions;
@@ -100,16 +100,16 @@ const ROWS: &[fn() -> Resource] = &[
     flowcontrol::priority_level_configuration::row,
 ];
 
-static ALL: LazyLock<Vec<&'static Resource>> = LazyLock::new(|| ROWS.iter().map(|row| &*Box::leak(Box::new(row()))).collect());
+static ALL: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| ROWS.iter().map(|row| Arc::new(row())).collect());
 
 /// All built-in rows, in discovery's order of groups. They are made once and live as long as the process.
-pub fn all() -> &'static [&'static Resource] {
+pub fn all() -> &'static [Arc<Resource>] {
     &ALL
 }
 
 /// The row that serves `group`, `version` and `plural`.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resource> {
-    all().iter().copied().find(|r| r.group == group && r.version == version && r.plural == plural)
+    all().iter().map(|r| &**r).find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
 #[cfg(test)]

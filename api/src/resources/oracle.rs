@@ -265,6 +265,7 @@ fn judged(row: &Resource, id: &str, step: &Value, old: Option<&Value>) -> Result
                 object.metadata_mut().namespace = Some("ns".into());
             }
             metadata::object_meta(object.metadata(), row.namespaced(), row.name_rule, &path, &mut errors);
+            metadata::kube_finalizers(row, object.metadata(), &path, &mut errors);
             object.validate(&mut errors);
             let warnings = object.warnings(None);
             (object, warnings)
@@ -287,6 +288,7 @@ fn judged(row: &Resource, id: &str, step: &Value, old: Option<&Value>) -> Result
             }
             object.prepare_for_update(&*old);
             metadata::object_meta_update(object.metadata(), old.metadata(), &path, &mut errors);
+            metadata::kube_finalizers(row, object.metadata(), &path, &mut errors);
             object.validate_update(&*old, &mut errors);
             let warnings = object.warnings(Some(&*old));
             (object, warnings)

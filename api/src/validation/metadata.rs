@@ -30,15 +30,30 @@ const STANDARD_FINALIZERS: [&str; 3] = ["kubernetes", "orphan", "foregroundDelet
 /// A finalizer's name: qualified by a domain, or one of the system's own.
 pub fn finalizer_name(text: &str, path: &Path, errors: &mut ErrorList) {
     invalid(errors, path, text, qualified_name(text));
+    own_domain(text, path, errors);
+}
+
+fn own_domain(text: &str, path: &Path, errors: &mut ErrorList) {
     if !text.contains('/') && !STANDARD_FINALIZERS.contains(&text) {
         errors.invalid(path, text, "name is neither a standard finalizer name nor is it fully qualified");
+    }
+}
+
+/// What is wrong with the finalizers of an object of Kubernetes itself, beyond what is asked of every object: custom resources, their
+/// definitions and API services may have some without a domain.
+pub fn kube_finalizers(row: &crate::Resource, meta: &ObjectMeta, path: &Path, errors: &mut ErrorList) {
+    if row.custom.is_some() || ["apiextensions.k8s.io", "apiregistration.k8s.io"].contains(&&*row.group) {
+        return;
+    }
+    for (i, text) in meta.finalizers.iter().flatten().enumerate() {
+        own_domain(text, &path.child("finalizers").index(i), errors);
     }
 }
 
 fn finalizers(finalizers: Option<&Vec<String>>, path: &Path, errors: &mut ErrorList) {
     let Some(list) = finalizers else { return };
     for (i, text) in list.iter().enumerate() {
-        finalizer_name(text, &path.index(i), errors);
+        invalid(errors, &path.index(i), text, qualified_name(text));
     }
     if ["orphan", "foregroundDeletion"].iter().all(|f| list.iter().any(|l| l == f)) {
         errors.invalid(path, json!(list), "finalizer orphan and foregroundDeletion cannot be both set");
@@ -173,8 +188,14 @@ mod tests {
         assert_eq!(check(&meta("a"), false), ["metadata.namespace: Forbidden: not allowed on this type"]);
         assert_eq!(check(&ObjectMeta::default(), false), ["metadata.name: Required value: name or generateName is required"]);
         let odd = ObjectMeta { finalizers: Some(vec!["mine".into()]), ..meta("a") };
+        assert_eq!(check(&odd, true), [""; 0]);
+        let of = |plural: &str| {
+            let row = crate::resources::all().iter().find(|r| r.plural == plural).unwrap();
+            messages(|e| kube_finalizers(row, &odd, &path, e))
+        };
+        assert_eq!(of("customresourcedefinitions"), [""; 0]);
         assert_eq!(
-            check(&odd, true),
+            of("configmaps"),
             ["metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified"]
         );
         let prefix = ObjectMeta { generate_name: Some("a-".into()), ..meta("a-bcdfg") };

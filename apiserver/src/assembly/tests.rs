@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-struct Cluster {
+pub(super) struct Cluster {
     server: Option<Running>,
     client: Client,
     url: String,
@@ -22,8 +22,25 @@ struct Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Cluster {
+    pub(super) async fn start() -> Cluster {
         Self::with(|_| {}).await
+    }
+
+    pub(super) async fn get(&self, path: &str) -> (u16, Value) {
+        self.send(self.request("GET", path)).await
+    }
+
+    /// Reads until the condition holds of what comes; what never comes is an error.
+    pub(super) async fn until(&self, path: &str, holds: impl Fn(u16, &Value) -> bool) -> Value {
+        let since = std::time::Instant::now();
+        loop {
+            let (code, body) = self.get(path).await;
+            if holds(code, &body) {
+                return body;
+            }
+            assert!(since.elapsed().as_secs() < 20, "{path} stays {code} {body}");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     /// One whose options are changed first.
@@ -50,26 +67,26 @@ impl Cluster {
         }
     }
 
-    fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+    pub(super) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method.parse::<Method>().unwrap(), format!("{}{path}", self.url)).bearer_auth("admin")
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
+    pub(super) async fn send(&self, request: reqwest::RequestBuilder) -> (u16, Value) {
         let response = request.send().await.unwrap();
         let code = response.status().as_u16();
         let text = response.text().await.unwrap();
         (code, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
-    async fn json(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+    pub(super) async fn json(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
         self.send(self.request(method, path).json(&body)).await
     }
 
-    async fn typed(&self, method: &str, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+    pub(super) async fn typed(&self, method: &str, path: &str, content_type: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
         self.send(self.request(method, path).header("Content-Type", content_type).body(body)).await
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         if let Some(server) = self.server.take() {
             server.stop().await.unwrap();
         }

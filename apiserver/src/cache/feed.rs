@@ -68,7 +68,10 @@ impl Caches {
 
     /// Forgets a resource; its watches end.
     pub fn remove(&self, prefix: &str) {
-        self.caches.write().remove(prefix);
+        let removed = self.caches.write().remove(prefix);
+        if let Some(cache) = removed {
+            cache.end();
+        }
     }
 
     /// The revision up to which all caches have seen every write.

@@ -24,11 +24,16 @@ pub use resource::{Cache, Page, Paging};
 pub use watcher::{Start, WatchEvent, WatchOptions, Watcher};
 
 use crate::store::{Revision, StoreError};
+use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long a reader waits for a revision that is not there yet (upstream's).
 const WAIT: Duration = Duration::from_secs(3);
+
+/// See [`ResourceSpec::revise`].
+pub type Revise = Arc<dyn Fn(&[u8]) -> Option<Bytes> + Send + Sync>;
 
 /// A resource to be cached.
 #[derive(Clone)]
@@ -37,6 +42,8 @@ pub struct ResourceSpec {
     pub prefix: String,
     /// Reads the attributes that selectors use out of an object's text: [`describe_by_paths`].
     pub describe: Describe,
+    /// Makes of a stored text what it would be if it were written now; `None` if nothing would change.
+    pub revise: Option<Revise>,
 }
 
 /// What a read can fail with.

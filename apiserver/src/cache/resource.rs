@@ -141,12 +141,13 @@ pub struct Cache {
     store: Arc<dyn Store>,
     progress: Progress,
     state: RwLock<State>,
-    watchers: Mutex<Vec<Slot>>,
+    /// Everybody who is told of changes; `None` once the resource is removed. A watch holds on to its resource, so that only this ends it.
+    watchers: Mutex<Option<Vec<Slot>>>,
 }
 
 impl Cache {
     pub(super) fn new(spec: ResourceSpec, store: Arc<dyn Store>, progress: Progress) -> Cache {
-        Cache { spec, store, progress, state: RwLock::default(), watchers: Mutex::default() }
+        Cache { spec, store, progress, state: RwLock::default(), watchers: Mutex::new(Some(Vec::new())) }
     }
 
     /// The prefix of its keys: `/registry/pods/`.
@@ -286,13 +287,21 @@ impl Cache {
         };
         drop(state);
         let (slot, watcher) = Watcher::new(filter, &options, backlog, initial_end, self.progress.clone());
-        watchers.push(slot);
+        if let Some(watchers) = watchers.as_mut() {
+            watchers.push(slot);
+        }
         Ok(watcher)
+    }
+
+    /// Ends all watches after what they were already given, and those that begin later after what there was.
+    pub(super) fn end(&self) {
+        self.watchers.lock().take();
     }
 
     /// How many watchers there are.
     pub fn watchers(&self) -> usize {
         let mut watchers = self.watchers.lock();
+        let Some(watchers) = watchers.as_mut() else { return 0 };
         watchers.retain(Slot::is_open);
         watchers.len()
     }
@@ -306,7 +315,14 @@ impl Cache {
     }
 
     fn entry(&self, stored: &KeyValue, announced: EventType) -> Entry {
-        Entry::new(self.spec.prefix.len(), stored, self.describe(stored), announced)
+        let revised = self.spec.revise.as_ref().and_then(|revise| revise(&stored.value));
+        match revised {
+            Some(value) => {
+                let stored = KeyValue { value, ..stored.clone() };
+                Entry::new(self.spec.prefix.len(), &stored, self.describe(&stored), announced)
+            }
+            None => Entry::new(self.spec.prefix.len(), stored, self.describe(stored), announced),
+        }
     }
 
     /// Takes over the state of `items` at `revision`. What differs from the state before is told to the watchers.
@@ -381,7 +397,9 @@ impl Cache {
                 changes.push(change);
             }
         }
-        watchers.retain_mut(|slot| changes.iter().filter_map(|c| c.seen_by(&slot.filter)).all(|event| slot.offer(event)));
+        if let Some(watchers) = watchers.as_mut() {
+            watchers.retain_mut(|slot| changes.iter().filter_map(|c| c.seen_by(&slot.filter)).all(|event| slot.offer(event)));
+        }
     }
 }
 

@@ -143,9 +143,9 @@ impl Api {
         }
     }
 
-    /// All resources that are served, as discovery has them.
-    pub fn rows(&self) -> Vec<&'static api::Resource> {
-        let mut rows = self.registry.rows().to_vec();
+    /// All resources that are served, those of the registry and what is measured, as discovery has them.
+    pub fn rows<'a>(&self, served: &'a [Arc<api::Resource>]) -> Vec<&'a api::Resource> {
+        let mut rows: Vec<&api::Resource> = served.iter().map(|r| &**r).collect();
         rows.extend(self.usage.rows());
         rows
     }
@@ -160,9 +160,9 @@ impl Api {
             let routed = info.group.is_empty() || self.registry.has_group(&info.group);
             return if routed { Err(respond::generic(404)) } else { Ok(respond::page_not_found()) };
         };
-        let row = endpoint.row;
+        let row = endpoint.row.clone();
         if row.deprecation.is_some() && (info.subresource.is_empty() || row.subresource(&info.subresource).is_some()) {
-            call.notes.warn_all(row.deprecation.map(str::to_owned));
+            call.notes.warn_all(row.deprecation.as_deref().map(str::to_owned));
         }
         let is_namespace = row.group.is_empty() && row.plural == "namespaces";
         if !row.namespaced() && !info.namespace.is_empty() && !is_namespace {

@@ -25,9 +25,9 @@ pub(super) async fn get(api: &Api, call: Call, endpoint: &Endpoint) -> Result<Re
     let version = call.query.get("resourceVersion").unwrap_or("");
     let entry = api.registry.get(endpoint, namespace, &info.name, version).await?;
     if info.subresource == "scale" {
-        return Ok(respond::value(200, &scale::of(&endpoint.served_value(entry.text())?), format));
+        return Ok(respond::value(200, &scale::of(&endpoint.row, &endpoint.served_value(entry.text()).await?)?, format));
     }
-    object(endpoint, 200, endpoint.served(entry.bytes())?, format, &call)
+    object(endpoint, 200, endpoint.served(entry.bytes()).await?, format, &call)
 }
 
 /// An object as served, in the shape that was asked for.
@@ -41,11 +41,11 @@ pub(super) fn object(endpoint: &Endpoint, code: u16, bytes: Bytes, format: Forma
 
 fn shaped(endpoint: &Endpoint, value: Value, shape: Shape, call: &Call) -> Result<Value> {
     if shape == Shape::Metadata || value["kind"] == "Status" {
-        return Ok(if value["kind"] == "Status" { value } else { table::metadata_only(endpoint.row, &value) });
+        return Ok(if value["kind"] == "Status" { value } else { table::metadata_only(&endpoint.row, &value) });
     }
     let include = IncludeObject::parse(call.query.get("includeObject"))?;
     let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
-    table::table(endpoint.row, metadata, vec![value], include, true)
+    table::table(&endpoint.row, metadata, vec![value], include, true)
 }
 
 /// A list, or a page of it.
@@ -54,21 +54,24 @@ pub(super) async fn list(api: &Api, call: Call, endpoint: &Endpoint) -> Result<R
     let parameters = ListParameters::parse(&call.query, false)?;
     let namespace = if endpoint.row.namespaced() { call.info.namespace.as_str() } else { "" };
     let listing = api.registry.list(endpoint, namespace, "", &parameters).await?;
-    self::listing(endpoint, listing, format, &call)
+    self::listing(endpoint, listing, format, call.query.get("includeObject")).await
 }
 
 /// A list as found, in the shape that was asked for.
-pub(super) fn listing(endpoint: &Endpoint, listing: Listing, format: Format, call: &Call) -> Result<Response> {
+pub(super) async fn listing(endpoint: &Endpoint, listing: Listing, format: Format, include: Option<&str>) -> Result<Response> {
     if format.shape == Shape::Object && format.encoding == Encoding::Json && !format.pretty && endpoint.stored_as_served() {
         return Ok(joined(endpoint, listing));
     }
-    let objects = listing.entries.iter().map(|e| endpoint.served_value(e.text())).collect::<Result<Vec<Value>>>()?;
+    let objects = endpoint.served_values(listing.entries.iter().map(|e| e.text())).await?;
     let metadata = listing.metadata();
     let value = match format.shape {
-        Shape::Table => table::table(endpoint.row, metadata, objects, IncludeObject::parse(call.query.get("includeObject"))?, true)?,
-        Shape::Metadata => table::metadata_list(endpoint.row, metadata, &objects),
+        Shape::Table => table::table(&endpoint.row, metadata, objects, IncludeObject::parse(include)?, true)?,
+        Shape::Metadata => table::metadata_list(&endpoint.row, metadata, &objects),
         _ => {
-            let items: Vec<Value> = objects.into_iter().map(as_item).collect();
+            let items: Vec<Value> = match endpoint.plain_items() {
+                true => objects.into_iter().map(as_item).collect(),
+                false => objects,
+            };
             json!({"kind": endpoint.list_kind, "apiVersion": endpoint.api_version, "metadata": metadata, "items": items})
         }
     };
@@ -90,9 +93,9 @@ fn joined(endpoint: &Endpoint, listing: Listing) -> Response {
     let size: usize = listing.entries.iter().map(|e| e.text().len()).sum();
     if size <= CHUNK {
         let items: Vec<Bytes> = listing.entries.iter().map(|e| e.bytes()).collect();
-        return respond::raw(200, "application/json", encoding::encode_list(&head, items.iter(), true));
+        return respond::raw(200, "application/json", encoding::encode_list(&head, items.iter(), endpoint.plain_items()));
     }
-    let chunks = encoding::list_chunks(&head, listing.entries.clone().into_iter().map(Text), true, CHUNK);
+    let chunks = encoding::list_chunks(&head, listing.entries.clone().into_iter().map(Text), endpoint.plain_items(), CHUNK);
     respond::raw(200, "application/json", Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>))))
 }
 

@@ -53,7 +53,7 @@ fn body(watcher: Watcher, encoder: Encoder, stop: CancellationToken) -> Body {
             events = watcher.next() => events?,
             () = stop.cancelled() => return None,
         };
-        let chunk = encoder.encode(&events);
+        let chunk = encoder.encode(&events).await;
         Some((Ok::<Bytes, Infallible>(chunk), (watcher, encoder, stop)))
     });
     Body::from_stream(frames)
@@ -61,23 +61,23 @@ fn body(watcher: Watcher, encoder: Encoder, stop: CancellationToken) -> Body {
 
 impl Encoder {
     /// The events as one piece of the stream: a single event's frame is shared with other watchers, several are joined.
-    fn encode(&mut self, events: &[WatchEvent]) -> Bytes {
+    async fn encode(&mut self, events: &[WatchEvent]) -> Bytes {
         if let [one] = events {
-            return self.frame(one);
+            return self.frame(one).await;
         }
         let mut out = BytesMut::new();
         for event in events {
-            out.extend_from_slice(&self.frame(event));
+            out.extend_from_slice(&self.frame(event).await);
         }
         out.freeze()
     }
 
-    fn frame(&mut self, event: &WatchEvent) -> Bytes {
+    async fn frame(&mut self, event: &WatchEvent) -> Bytes {
         if self.shape == Shape::Object && self.endpoint.stored_as_served() {
             return event.frame(&self.endpoint.row.kind, &self.endpoint.api_version);
         }
         let made = match event {
-            WatchEvent::Object { event_type, entry } => self.object(*event_type, entry.text()),
+            WatchEvent::Object { event_type, entry } => self.object(*event_type, entry.text()).await,
             WatchEvent::Bookmark { revision, initial_events_end } => {
                 let bookmark =
                     encoding::encode_bookmark(&self.endpoint.row.kind, &self.endpoint.api_version, *revision, *initial_events_end);
@@ -87,15 +87,15 @@ impl Encoder {
         made.unwrap_or_else(|error| error_frame(&error))
     }
 
-    fn object(&mut self, event: EventType, stored: &[u8]) -> Result<Bytes> {
-        let object = self.endpoint.served_value(stored)?;
+    async fn object(&mut self, event: EventType, stored: &[u8]) -> Result<Bytes> {
+        let object = self.endpoint.served_value(stored).await?;
         let made = match self.shape {
             Shape::Table => {
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let with_columns = !std::mem::replace(&mut self.columns_sent, true);
-                table::table(self.endpoint.row, metadata, vec![object], self.include, with_columns)?
+                table::table(&self.endpoint.row, metadata, vec![object], self.include, with_columns)?
             }
-            Shape::Metadata => table::metadata_only(self.endpoint.row, &object),
+            Shape::Metadata => table::metadata_only(&self.endpoint.row, &object),
             _ => object,
         };
         Ok(encoding::encode_frame(event, &print(&made)))
@@ -109,13 +109,13 @@ impl Encoder {
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let shown = match self.include {
                     IncludeObject::None => Value::Null,
-                    IncludeObject::Metadata => table::metadata_only(self.endpoint.row, &object),
+                    IncludeObject::Metadata => table::metadata_only(&self.endpoint.row, &object),
                     IncludeObject::Object => object,
                 };
                 let rows = json!([{"cells": [], "object": shown}]);
                 json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": null, "rows": rows})
             }
-            Shape::Metadata => table::metadata_only(self.endpoint.row, &object),
+            Shape::Metadata => table::metadata_only(&self.endpoint.row, &object),
             _ => object,
         };
         Ok(encoding::encode_frame(EventType::Bookmark, &print(&made)))

@@ -18,16 +18,20 @@ use serde_json::{Value, json};
 
 /// What the body of a request to this path is: the resource's kind, or its subresource's.
 pub(crate) fn target<'a>(endpoint: &'a Endpoint, subresource: &'a str) -> Result<Target<'a>> {
-    let row = endpoint.row;
+    let row = &*endpoint.row;
     let (group, version, kind) = match row.subresource(subresource) {
         Some(s) if !s.group_version.1.is_empty() => (s.group_version.0.as_ref(), s.group_version.1.as_ref(), s.kind.as_ref()),
         Some(s) => (row.group.as_ref(), row.version.as_ref(), s.kind.as_ref()),
         None => (row.group.as_ref(), row.version.as_ref(), row.kind.as_ref()),
     };
     let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let own = subresource.is_empty() || row.subresource(subresource).is_some_and(|s| s.group_version.1.is_empty());
+    if let Some(custom) = row.custom.as_deref().filter(|_| own) {
+        return Ok(Target { group, version, kind, root: api::structural::decoding_root(), custom: Some(custom) });
+    }
     let root: Root<'static> =
         schema::of_kind(&api_version, kind).ok_or_else(|| StatusError::internal(format!("no schema is known for {api_version} {kind}")))?;
-    Ok(Target { group, version, kind, root })
+    Ok(Target { group, version, kind, root, custom: None })
 }
 
 /// The body as what it must be, with the warnings to send along.
@@ -40,6 +44,22 @@ fn decode(target: &Target<'_>, bytes: &[u8], encoding: BodyEncoding, validation:
                 |e| StatusError::bad_request(format!("the object provided is unrecognized (must be of type {}): {e}", target.kind));
             body::decode_value(target, &protobuf::decode(bytes).map_err(unrecognized)?, validation)
         }
+    }
+}
+
+/// 415 for a body in none of these media types.
+fn unknown_format(accepted: &str) -> StatusError {
+    let why = format!("the body of the request was in an unknown format - accepted media types include: {accepted}");
+    StatusError::new(415, "UnsupportedMediaType", why)
+}
+
+/// The layout of the body. Custom resources have no protobuf form.
+fn encoding(call: &Call, endpoint: &Endpoint) -> Result<BodyEncoding> {
+    match negotiation::body_encoding(call.request.headers())? {
+        BodyEncoding::Protobuf if endpoint.row.custom.is_some() && call.info.subresource != "scale" => {
+            Err(unknown_format("application/json, application/yaml"))
+        }
+        encoding => Ok(encoding),
     }
 }
 
@@ -125,7 +145,7 @@ fn finish(endpoint: &Endpoint, call: &Call, written: Written) -> Result<Response
     match call.info.subresource.as_str() {
         "scale" => {
             let object: Value = serde_json::from_slice(&written.object).map_err(StatusError::internal)?;
-            Ok(respond::value(code, &scale::of(&object), format))
+            Ok(respond::value(code, &scale::of(&endpoint.row, &object)?, format))
         }
         _ => read::object(endpoint, code, written.object, format, call),
     }
@@ -134,12 +154,15 @@ fn finish(endpoint: &Endpoint, call: &Call, written: Written) -> Result<Response
 /// POST.
 pub(super) async fn create(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
     let format = call.format(Offer::Resource)?;
-    let encoding = negotiation::body_encoding(call.request.headers())?;
+    let encoding = encoding(&call, endpoint)?;
+    if endpoint.row.custom.as_ref().is_some_and(|c| c.family.is_terminating()) {
+        return Err(StatusError::new(405, "MethodNotAllowed", "create not allowed while custom resource definition is terminating"));
+    }
     let parameters = WriteParameters::parse(&call.query, Verb::Create)?;
     let bytes = call.body().await?;
     let (object, warnings) = decode(&target(endpoint, &call.info.subresource)?, &bytes, encoding, parameters.field_validation)?;
     call.notes.warn_all(warnings);
-    let row = endpoint.row;
+    let row = endpoint.row.clone();
     let (manager, options) = (manager(&call, &parameters), options("CreateOptions", &parameters));
     let write = write(&call, endpoint, &parameters, &options, &manager);
     if let Some(review) = api.reviews.find(&row.group, &row.plural, &call.info.subresource) {
@@ -167,7 +190,7 @@ pub(super) async fn create(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
 /// PUT.
 pub(super) async fn update(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
     call.format(Offer::Resource)?;
-    let encoding = negotiation::body_encoding(call.request.headers())?;
+    let encoding = encoding(&call, endpoint)?;
     let parameters = WriteParameters::parse(&call.query, Verb::Update)?;
     let bytes = call.body().await?;
     let (mut object, warnings) = decode(&target(endpoint, &call.info.subresource)?, &bytes, encoding, parameters.field_validation)?;
@@ -182,7 +205,7 @@ pub(super) async fn update(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
     metadata::match_namespace(&mut object, write.namespace)?;
     if write.subresource == "scale" {
         let make = |current: &crate::registry::update::Current| {
-            let value = scale::apply(&current.value, &object)?;
+            let value = scale::apply(&endpoint.row, &current.value, &object)?;
             Ok(Wanted { value, managed: Value::Null, applied: false, uid: None })
         };
         let written = api.registry.update(&write, View::Main, &make).await?;
@@ -207,6 +230,9 @@ pub(super) async fn update(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
 pub(super) async fn patch(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
     call.format(Offer::Resource)?;
     let kind = PatchKind::of(negotiation::content_type(call.request.headers())).ok_or_else(|| respond::generic(415))?;
+    if kind == PatchKind::Strategic && endpoint.row.custom.is_some() {
+        return Err(unknown_format("application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"));
+    }
     let verb = if kind == PatchKind::Apply { Verb::Apply } else { Verb::Patch };
     let parameters = WriteParameters::parse(&call.query, verb)?;
     let bytes = call.body().await?;
@@ -258,5 +284,5 @@ pub(super) async fn delete_collection(api: &Api, mut call: Call, endpoint: &Endp
     let shown = options.shown();
     let write = Write { name: "", ..write(&call, endpoint, &parameters, &shown, "") };
     let listing = api.registry.delete_collection(&write, &list, &options).await?;
-    read::listing(endpoint, listing, format, &call)
+    read::listing(endpoint, listing, format, call.query.get("includeObject")).await
 }

@@ -53,7 +53,7 @@ impl Registry {
 
     async fn create_once(&self, write: &Write<'_>, mut object: Value, managed: Option<Value>) -> Result<Written> {
         let Write { endpoint, namespace, .. } = write;
-        let row = endpoint.row;
+        let row = &*endpoint.row;
         metadata::match_namespace(&mut object, if row.namespaced() { namespace } else { "" })?;
         if !metadata::text(&object, "resourceVersion").is_empty() {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
@@ -98,7 +98,7 @@ impl Registry {
     /// Puts a finished object under a name that must be free.
     async fn store_new(&self, write: &Write<'_>, name: &str, value: Value) -> Result<Bytes> {
         let Write { endpoint, namespace, .. } = write;
-        let row = endpoint.row;
+        let row = &*endpoint.row;
         let taken = || StatusError::already_exists(&row.group, &row.plural, name);
         let cache = endpoint.cache()?;
         let relative = super::keys::relative(if row.namespaced() { namespace } else { "" }, name);
@@ -110,11 +110,11 @@ impl Registry {
         }
         let lease = if row.plural == "events" { self.event_lease().await? } else { 0 };
         let key = format!("{}{relative}", cache.prefix());
-        let stored = endpoint.stored(value);
+        let stored = endpoint.stored(value).await?;
         match self.store.put(key, stored.clone(), Expect::Absent, lease).await {
             Ok(revision) => {
                 self.settle(revision).await?;
-                endpoint.served(encoding::with_resource_version(&stored, revision))
+                endpoint.served(encoding::with_resource_version(&stored, revision)).await
             }
             Err(StoreError::Conflict(_)) => Err(taken()),
             Err(error) => Err(store_error(error)),
@@ -182,7 +182,7 @@ impl<'a> Write<'a> {
     }
 
     fn admission_request(&self, operation: Operation, name: &'a str, old: Option<&'a dyn Object>, context: &'a Context) -> Request<'a> {
-        let row = self.endpoint.row;
+        let row = &*self.endpoint.row;
         // A namespace's own requests are in it, as upstream has it.
         let namespace = if row.plural == "namespaces" && row.group.is_empty() { name } else { self.namespace };
         let Write { subresource, user, dry_run, .. } = *self;
@@ -192,10 +192,11 @@ impl<'a> Write<'a> {
 
 /// What is wrong with a new object, its metadata first.
 fn validate_new(endpoint: &Endpoint, object: &dyn Object) -> Result<()> {
-    let row = endpoint.row;
+    let row = &*endpoint.row;
     let mut errors = ErrorList::new();
     let path = Path::new("metadata");
     api::validation::metadata::object_meta(object.metadata(), row.namespaced(), row.name_rule, &path, &mut errors);
+    api::validation::metadata::kube_finalizers(row, object.metadata(), &path, &mut errors);
     object.validate(&mut errors);
     if errors.is_empty() {
         return Ok(());

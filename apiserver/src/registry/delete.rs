@@ -10,10 +10,12 @@ use crate::encoding;
 use crate::handlers::parameters::{DeleteParameters, ListParameters, Propagation};
 use crate::notes::Notes;
 use crate::store::{Expect, StoreError};
+use api::resources::apiextensions::custom_resource_definition;
 use api::{Object, StatusError, status::Result};
 use bytes::Bytes;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, StatusDetails, Time};
 use k8s_openapi::jiff::SignedDuration;
 use serde_json::Value;
@@ -123,6 +125,15 @@ fn later(from: &Time, seconds: i64) -> Time {
     Time(from.0.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(from.0))
 }
 
+/// A definition goes once nothing holds it any more; the first deletion makes it wait for its objects.
+fn decide_definition(definition: &mut CustomResourceDefinition, now: &Time) -> Step {
+    if definition.metadata.deletion_timestamp.is_none() {
+        custom_resource_definition::mark_deleted(definition, now);
+        return Step::Mark;
+    }
+    if definition.metadata.finalizers.as_ref().is_none_or(Vec::is_empty) { Step::Remove } else { Step::Leave }
+}
+
 /// Decides what happens to the object, and changes its metadata accordingly.
 fn decide(endpoint: &Endpoint, object: &mut dyn Object, options: &DeleteParameters, now: &Time) -> Step {
     let grace = match object.downcast_ref::<Pod>() {
@@ -136,6 +147,9 @@ fn decide(endpoint: &Endpoint, object: &mut dyn Object, options: &DeleteParamete
     };
     if let Some(namespace) = object.downcast_mut::<Namespace>() {
         return decide_namespace(endpoint, namespace, options, now);
+    }
+    if let Some(definition) = object.downcast_mut::<CustomResourceDefinition>() {
+        return decide_definition(definition, now);
     }
     let meta = object.metadata_mut();
     let before = meta.finalizers.clone().unwrap_or_default();
@@ -294,8 +308,8 @@ impl Registry {
         match self.store.delete(key, Expect::Any).await {
             Ok(revision) => {
                 self.settle(revision).await?;
-                let stored = endpoint.stored(value);
-                Ok(Deleted::Gone(endpoint.served(encoding::with_resource_version(&stored, revision))?))
+                let stored = endpoint.stored(value).await?;
+                Ok(Deleted::Gone(endpoint.served(encoding::with_resource_version(&stored, revision)).await?))
             }
             Err(StoreError::Conflict(_)) => Err(endpoint.not_found(write.name)),
             Err(error) => Err(store_error(error)),
@@ -327,7 +341,7 @@ pub fn answer(endpoint: &Endpoint, deleted: Deleted) -> Result<serde_json::Value
         Deleted::Gone(object) if !listed(RETURNED, endpoint) => object,
         Deleted::Gone(object) | Deleted::Pending(object) => return Err(object),
     };
-    let row = endpoint.row;
+    let row = &*endpoint.row;
     let parsed: serde_json::Value = serde_json::from_slice(&object).unwrap_or_default();
     let details = StatusDetails {
         name: Some(metadata::text(&parsed, "name").to_owned()),
@@ -346,7 +360,7 @@ mod tests {
 
     fn endpoint(group: &str, plural: &str) -> Endpoint {
         let row = api::resources::all().iter().find(|r| r.group == group && r.plural == plural).unwrap();
-        Endpoint::new(row, None)
+        Endpoint::new(row.clone(), None, None)
     }
 
     fn step(endpoint: &Endpoint, object: serde_json::Value, options: DeleteParameters) -> (Step, ObjectMeta) {

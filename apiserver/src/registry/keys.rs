@@ -17,6 +17,9 @@ const DIRECTORIES: &[(&str, &str, &str)] = &[
 
 /// What the keys of a resource start with: `/registry/pods/`.
 pub fn prefix(root: &str, row: &Resource) -> String {
+    if row.custom.is_some() {
+        return format!("{root}/{}/{}/", row.group, row.plural);
+    }
     let known = DIRECTORIES.iter().find(|(group, plural, _)| *group == row.group && *plural == row.plural);
     format!("{root}/{}/", known.map_or(row.plural.as_ref(), |(_, _, directory)| directory))
 }

@@ -5,7 +5,9 @@
 //! (service addresses, bindings, evictions) have a file each.
 
 pub mod create;
+mod custom;
 pub mod delete;
+pub mod endpoint;
 pub mod keys;
 pub mod metadata;
 pub mod objects;
@@ -17,15 +19,16 @@ pub mod scale;
 pub mod subresource;
 pub mod update;
 
+pub use endpoint::Endpoint;
+
 use crate::admission::Admission;
 use crate::authentication::UserInfo;
-use crate::cache::{Attributes, Cache, CacheError, Caches, Describe, ResourceSpec};
-use crate::encoding;
+use crate::cache::{Attributes, CacheError, Caches, Describe, ResourceSpec};
 use crate::notes::Notes;
 use crate::store::{LeaseId, Revision, Store, StoreError};
 use api::decode::body::FieldValidation;
-use api::resource::Verb;
-use api::{Object, Resource, StatusError, normalize, schema, status::Result};
+use api::resource::{SelectableField, Verb};
+use api::{Resource, StatusError, status::Result};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{StatusCause, StatusDetails};
@@ -34,90 +37,6 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-/// One resource as served: its row, and where its objects are.
-pub struct Endpoint {
-    /// The row.
-    pub row: &'static Resource,
-    /// The cache of its stored objects; `None` if it is answered rather than stored.
-    pub cache: Option<Arc<Cache>>,
-    /// `v1`, `apps/v1`.
-    pub api_version: String,
-    /// `PodList`.
-    pub list_kind: String,
-    /// What is known of the fields of its objects.
-    schema: Option<schema::Root<'static>>,
-}
-
-impl Endpoint {
-    fn new(row: &'static Resource, cache: Option<Arc<Cache>>) -> Self {
-        Endpoint { row, cache, api_version: row.api_version(), list_kind: format!("{}List", row.kind), schema: schema::find(&row.schema) }
-    }
-
-    /// What is known of the fields of its objects.
-    pub fn schema(&self) -> Option<schema::Root<'static>> {
-        self.schema
-    }
-
-    /// The cache, or 405: a resource that is only answered has nothing to read.
-    pub fn cache(&self) -> Result<&Cache> {
-        self.cache.as_deref().ok_or_else(|| crate::respond::generic(405))
-    }
-
-    /// Whether objects are stored as they are served.
-    pub fn stored_as_served(&self) -> bool {
-        self.row.storage.is_none()
-    }
-
-    /// A stored text (with resource version) as it is served.
-    pub fn served(&self, stored: Bytes) -> Result<Bytes> {
-        match self.row.storage {
-            None => Ok(stored),
-            Some(_) => Ok(print(&self.served_value(&stored)?)),
-        }
-    }
-
-    /// The same, decoded.
-    pub fn served_value(&self, stored: &[u8]) -> Result<Value> {
-        let value: Value = serde_json::from_slice(stored).map_err(StatusError::internal)?;
-        Ok(match &self.row.storage {
-            None => value,
-            Some(conversion) => (conversion.from_storage)(value),
-        })
-    }
-
-    /// A served object in the form that is stored, without its resource version.
-    pub fn stored(&self, served: Value) -> Bytes {
-        encoding::encode(&match &self.row.storage {
-            None => served,
-            Some(conversion) => (conversion.to_storage)(served),
-        })
-    }
-
-    /// The object as served and stored: as upstream's encoder prints it.
-    pub fn value(&self, object: &dyn Object) -> Value {
-        let mut value = object.to_value();
-        if let Some(root) = self.schema {
-            normalize::normalize(root, &mut value);
-        }
-        value
-    }
-
-    /// A served value as the kind's type.
-    pub fn typed(&self, served: Value) -> Result<Box<dyn Object>> {
-        (self.row.decode)(served).map_err(StatusError::internal)
-    }
-
-    /// 404 for one of its objects.
-    pub fn not_found(&self, name: &str) -> StatusError {
-        StatusError::not_found(&self.row.group, &self.row.plural, name)
-    }
-
-    /// 409 for one of its objects.
-    pub fn conflict(&self, name: &str, why: &str) -> StatusError {
-        StatusError::conflict(&self.row.group, &self.row.plural, name, why)
-    }
-}
 
 fn print(value: &Value) -> Bytes {
     Bytes::from(serde_json::to_vec(value).expect("a JSON value prints into memory"))
@@ -169,16 +88,22 @@ pub struct Registry {
     store: Arc<dyn Store>,
     caches: Caches,
     table: ArcSwap<Table>,
-    rows: ArcSwap<Vec<&'static Resource>>,
+    rows: ArcSwap<Vec<Arc<Resource>>>,
+    /// What every table and every list of rows begins with.
+    builtin: Arc<Table>,
+    builtin_rows: Vec<Arc<Resource>>,
+    custom: tokio::sync::Mutex<custom::CustomCaches>,
+    /// What all keys start with.
+    root: String,
     admission: OnceLock<Vec<Arc<dyn Admission>>>,
     services: crate::services::Services,
     event_ttl: Duration,
     event_lease: Mutex<Option<(Instant, LeaseId)>>,
 }
 
-/// Reads the attributes that selectors ask for out of an object's stored text, by the row's selectable fields.
-fn describe(row: &'static Resource) -> Describe {
-    if row.selectable_fields.is_empty() {
+/// Reads the attributes that selectors ask for out of an object's stored text: labels, and these fields.
+fn describe(fields: Vec<SelectableField>) -> Describe {
+    if fields.is_empty() {
         return crate::cache::describe_by_paths(&[]);
     }
     Arc::new(move |stored| {
@@ -186,7 +111,7 @@ fn describe(row: &'static Resource) -> Describe {
         let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
         let mut labels: Vec<(Box<str>, Box<str>)> = labels.filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect();
         labels.sort_unstable();
-        let fields = row.selectable_fields.iter().map(|f| (f.label.clone(), f.value(&object).into())).collect();
+        let fields = fields.iter().map(|f| (f.label.clone(), f.value(&object).into())).collect();
         Ok(Attributes { labels: labels.into(), fields })
     })
 }
@@ -196,13 +121,15 @@ impl Registry {
     pub async fn start(
         store: Arc<dyn Store>,
         root: &str,
-        rows: Vec<&'static Resource>,
+        rows: Vec<Arc<Resource>>,
         services: crate::services::Services,
         event_ttl: Duration,
     ) -> Result<Arc<Self>> {
-        let stored = |r: &&&'static Resource| r.verbs.contains(&Verb::Watch);
+        let stored = |r: &&Arc<Resource>| r.verbs.contains(&Verb::Watch);
         let specs = rows.iter().filter(stored).filter(|r| r.storage.is_none());
-        let specs = specs.map(|r| ResourceSpec { prefix: keys::prefix(root, r), describe: describe(r) }).collect();
+        let specs = specs
+            .map(|r| ResourceSpec { prefix: keys::prefix(root, r), describe: describe(r.selectable_fields.to_vec()), revise: None })
+            .collect();
         let everything = format!("{}/", root.trim_end_matches('/'));
         let caches = Caches::start(store.clone(), &everything, specs).await.map_err(unavailable)?;
         let mut table = Table::new();
@@ -210,13 +137,17 @@ impl Registry {
             let cache = if stored(&row) { caches.get(&keys::prefix(root, row)) } else { None };
             let versions = table.entry(row.group.to_string()).or_default();
             let resources = versions.entry(row.version.to_string()).or_default();
-            resources.insert(row.plural.to_string(), Arc::new(Endpoint::new(row, cache)));
+            resources.insert(row.plural.to_string(), Arc::new(Endpoint::new(row.clone(), cache, None)));
         }
         Ok(Arc::new(Registry {
             store,
             caches,
-            table: ArcSwap::from_pointee(table),
-            rows: ArcSwap::from_pointee(rows),
+            table: ArcSwap::from_pointee(table.clone()),
+            rows: ArcSwap::from_pointee(rows.clone()),
+            builtin: Arc::new(table),
+            builtin_rows: rows,
+            custom: Default::default(),
+            root: root.to_owned(),
             admission: OnceLock::new(),
             services,
             event_ttl,
@@ -236,7 +167,7 @@ impl Registry {
     }
 
     /// The rows served, in discovery's order.
-    pub fn rows(&self) -> Arc<Vec<&'static Resource>> {
+    pub fn rows(&self) -> Arc<Vec<Arc<Resource>>> {
         self.rows.load_full()
     }
 
@@ -253,7 +184,7 @@ impl Registry {
     /// The resource by group and plural alone, in the version that is stored.
     pub fn stored_endpoint(&self, group: &str, plural: &str) -> Option<Arc<Endpoint>> {
         let table = self.table.load();
-        let found = table.get(group)?.values().filter_map(|resources| resources.get(plural)).find(|e| e.stored_as_served());
+        let found = table.get(group)?.values().filter_map(|resources| resources.get(plural)).find(|e| e.holds_stored());
         found.cloned()
     }
 
@@ -261,7 +192,9 @@ impl Registry {
     pub fn equivalents(&self, row: &Resource) -> Vec<Arc<Endpoint>> {
         let stored = |r: &Resource| r.storage.map_or_else(|| r.group.to_string(), |s| s.group.to_owned());
         let rows = self.rows();
-        let others = rows.iter().filter(|r| r.plural == row.plural && !std::ptr::eq(**r, row) && stored(r) == stored(row));
+        let others = rows.iter().filter(|r| r.plural == row.plural && !std::ptr::eq(&***r, row) && stored(r) == stored(row));
+        // What only a webhook can convert has none: nobody is asked on the way to asking somebody.
+        let others = others.filter(|r| r.custom.as_ref().is_none_or(|c| !c.family.asks_webhook()));
         others.filter_map(|r| self.endpoint(&r.group, &r.version, &r.plural)).collect()
     }
 

@@ -41,7 +41,7 @@ impl Registry {
     }
 }
 
-fn own_write<'a>(endpoint: &'a super::Endpoint, namespace: &'a str, name: &'a str, subresource: &'a str) -> Write<'a> {
+pub(super) fn own_write<'a>(endpoint: &'a super::Endpoint, namespace: &'a str, name: &'a str, subresource: &'a str) -> Write<'a> {
     Write {
         endpoint,
         subresource,

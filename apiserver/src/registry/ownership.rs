@@ -25,7 +25,7 @@ impl Write<'_> {
     /// The managed fields after this write makes `new`, of a new object or of `current`; `sent` are those that the client sent along.
     /// `new` is as the client wants it, with defaults: what admission and the kind add, nobody owns.
     pub(crate) fn managed_fields(&self, current: Option<&Current>, sent: &Value, new: &Value) -> Value {
-        let Some(root) = self.endpoint.schema else { return Value::Null };
+        let Some(root) = self.endpoint.schema() else { return Value::Null };
         let time = super::create::now_text();
         let writer = self.writer(&time);
         match current {

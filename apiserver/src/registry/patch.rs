@@ -99,7 +99,7 @@ fn other_kind<'a>(target: &Target<'_>, patched: &'a Value) -> Option<Target<'a>>
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let other = kind != target.kind || group != target.group || version != target.version;
     let root = other.then(|| api::schema::of_kind(api_version, kind)).flatten()?;
-    Some(Target { group, version, kind, root })
+    Some(Target { group, version, kind, root, custom: None })
 }
 
 impl Registry {
@@ -111,8 +111,8 @@ impl Registry {
         if write.subresource == "scale" {
             let patch = Patch::parse(kind, text)?;
             let make = |current: &Current| {
-                let patched = patch.apply(target, &scale::of(&current.value))?;
-                let value = scale::apply(&current.value, &patched)?;
+                let patched = patch.apply(target, &scale::of(&write.endpoint.row, &current.value)?)?;
+                let value = scale::apply(&write.endpoint.row, &current.value, &patched)?;
                 Ok(Wanted { value, managed: Value::Null, applied: false, uid: None })
             };
             return self.update(write, View::Main, &make).await;
@@ -151,16 +151,16 @@ impl Registry {
         if write.subresource == "scale" {
             // A scale is not stored, so nobody can own a field of it; applying one sets what it says.
             let make = |current: &Current| {
-                let mut value = scale::of(&current.value);
+                let mut value = scale::of(&write.endpoint.row, &current.value)?;
                 json_patch::merge(&mut value, &config);
-                let value = scale::apply(&current.value, &value)?;
+                let value = scale::apply(&write.endpoint.row, &current.value, &value)?;
                 Ok(Wanted { value, managed: Value::Null, applied: false, uid: None })
             };
             return self.update(write, View::Main, &make).await;
         }
         let view = View::of(write.subresource).ok_or_else(|| respond::generic(405))?;
         let applied = |current: Option<&Current>| -> Result<(Value, Value)> {
-            let applied = write.applied(target.root, current, &config, force)?;
+            let applied = write.applied(write.endpoint.schema().unwrap_or(target.root), current, &config, force)?;
             let (mut value, warnings) = body::decode_value(target, &applied.object, write.field_validation)?;
             metadata::match_name(&mut value, write.name)?;
             write.notes.warn_all(warnings);

@@ -87,7 +87,7 @@ pub fn filter(endpoint: &Endpoint, namespace: &str, name: &str, parameters: &Lis
     if labels.is_none() && fields.is_none() {
         return Ok(filter);
     }
-    let row = endpoint.row;
+    let row = endpoint.row.clone();
     let converted = row.storage.is_some();
     Ok(filter.matching(move |entry| {
         if !labels.as_ref().is_none_or(|l| l.matches_with(|key| entry.label(key))) {
@@ -108,7 +108,7 @@ pub fn filter(endpoint: &Endpoint, namespace: &str, name: &str, parameters: &Lis
 }
 
 fn check_field_label(endpoint: &Endpoint, label: &str) -> Result<()> {
-    let row = endpoint.row;
+    let row = endpoint.row.clone();
     if matches!(label, "metadata.name" | "metadata.namespace") || row.selectable_fields.iter().any(|f| f.label == label) {
         return Ok(());
     }

@@ -2,7 +2,7 @@
 
 use super::metadata;
 use api::field::{ErrorList, Path};
-use api::{StatusError, status::Result};
+use api::{Resource, StatusError, status::Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Map, Value, json};
 
@@ -12,20 +12,26 @@ pub const GROUP: &str = "autoscaling";
 /// The metadata that a scale shares with its object.
 const SHARED: [&str; 5] = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"];
 
-/// The `Scale` of an object as served.
-pub fn of(object: &Value) -> Value {
+/// The `Scale` of an object as served. A custom resource's definition says where in it the replicas stand; one without them has no scale.
+pub fn of(row: &Resource, object: &Value) -> Result<Value> {
     let shared = SHARED.iter().filter_map(|f| Some(((*f).to_owned(), object["metadata"].get(f)?.clone())));
     let metadata: Map<String, Value> = shared.collect();
     let mut spec = Map::new();
-    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|r| *r != 0) {
-        spec.insert("replicas".into(), replicas.into());
+    let (wanted, present, selector) = match row.custom.as_ref().and_then(|c| c.scale.as_ref()) {
+        Some(scale) => (scale.wanted(object).map_err(StatusError::internal)?, scale.present(object), scale.selector(object)),
+        None => {
+            let replicas = |part: &str| object[part]["replicas"].as_i64().unwrap_or(0);
+            (replicas("spec"), replicas("status"), selector_text(&object["spec"]["selector"]))
+        }
+    };
+    if wanted != 0 {
+        spec.insert("replicas".into(), wanted.into());
     }
-    let mut status = json!({"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)});
-    let selector = selector_text(&object["spec"]["selector"]);
+    let mut status = json!({ "replicas": present });
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}))
 }
 
 /// A selector as text: a `LabelSelector`, or the plain map of a replication controller.
@@ -46,7 +52,7 @@ fn selector_text(selector: &Value) -> String {
 }
 
 /// The object with the replicas that `scale` wants. The version and uid it names count for the object.
-pub fn apply(object: &Value, scale: &Value) -> Result<Value> {
+pub fn apply(row: &Resource, object: &Value, scale: &Value) -> Result<Value> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
         let mut errors = ErrorList::new();
@@ -54,7 +60,10 @@ pub fn apply(object: &Value, scale: &Value) -> Result<Value> {
         return Err(StatusError::invalid(GROUP, "Scale", metadata::text(object, "name"), errors));
     }
     let mut new = object.clone();
-    new["spec"]["replicas"] = replicas.into();
+    match row.custom.as_ref().and_then(|c| c.scale.as_ref()) {
+        Some(scale) => scale.set(&mut new, replicas),
+        None => new["spec"]["replicas"] = replicas.into(),
+    }
     for field in ["uid", "resourceVersion"] {
         let named = metadata::text(scale, field).to_owned();
         match named.is_empty() {
@@ -73,11 +82,12 @@ mod tests {
     fn a_scale_shows_replicas_and_selector() {
         let object = json!({"metadata": {"name": "a", "uid": "u", "labels": {"x": "y"}},
             "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}}, "status": {}});
+        let row = api::resources::find("apps", "v1", "deployments").unwrap();
         assert_eq!(
-            of(&object),
+            of(row, &object).unwrap(),
             json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {"name": "a", "uid": "u"},
                 "spec": {"replicas": 2}, "status": {"replicas": 0, "selector": "a=b"}})
         );
-        assert_eq!(of(&json!({"metadata": {}, "spec": {"selector": {"a": "b"}}}))["status"]["selector"], "a=b");
+        assert_eq!(of(row, &json!({"metadata": {}, "spec": {"selector": {"a": "b"}}})).unwrap()["status"]["selector"], "a=b");
     }
 }

@@ -85,8 +85,8 @@ impl Endpoint {
     }
 
     /// The present object from what the store or the cache holds.
-    pub(super) fn current(&self, text: Bytes, revision: Revision) -> Result<Current> {
-        let mut value = self.served_value(&text)?;
+    pub(super) async fn current(&self, text: Bytes, revision: Revision) -> Result<Current> {
+        let mut value = self.served_value(&text).await?;
         let managed = metadata::take_managed_fields(&mut value);
         metadata::of(&mut value).insert("resourceVersion".into(), revision.to_string().into());
         let mut typed = self.typed(value.clone())?;
@@ -103,10 +103,10 @@ impl Registry {
         let namespace = if endpoint.row.namespaced() { write.namespace } else { "" };
         let relative = super::keys::relative(namespace, write.name);
         if !fresh && let Some(entry) = cache.get(&relative) {
-            return endpoint.current(entry.bytes(), entry.revision).map(Some);
+            return endpoint.current(entry.bytes(), entry.revision).await.map(Some);
         }
         match self.read_through(endpoint, &relative).await? {
-            Some(KeyValue { value, mod_revision, .. }) => endpoint.current(value, mod_revision).map(Some),
+            Some(KeyValue { value, mod_revision, .. }) => endpoint.current(value, mod_revision).await.map(Some),
             None => Ok(None),
         }
     }
@@ -127,7 +127,7 @@ impl Registry {
     /// One attempt; `None` if somebody came between.
     async fn update_once(&self, write: &Write<'_>, view: View, make: Make<'_>, current: Current) -> Result<Option<Written>> {
         let Write { endpoint, .. } = write;
-        let row = endpoint.row;
+        let row = &*endpoint.row;
         let Wanted { mut value, managed, applied, uid } = make(&current)?;
         metadata::match_namespace(&mut value, metadata::text(&current.value, "namespace"))?;
         check_version(endpoint, write.name, &mut value, &current)?;
@@ -172,13 +172,12 @@ impl Registry {
     /// change is not written, so that its version stays. `None` if somebody came between.
     pub(super) async fn swap(&self, write: &Write<'_>, new: Value, current: &Current, ends: bool) -> Result<Option<Bytes>> {
         let endpoint = write.endpoint;
-        let sent = |stored: &Bytes, revision| endpoint.served(encoding::with_resource_version(stored, revision));
         if write.dry_run {
             let mut new = new;
             metadata::of(&mut new).insert("resourceVersion".into(), current.revision.to_string().into());
             return Ok(Some(print(&new)));
         }
-        let stored = endpoint.stored(new);
+        let stored = endpoint.stored(new).await?;
         let namespace = if endpoint.row.namespaced() { write.namespace } else { "" };
         let key = format!("{}{}", endpoint.cache()?.prefix(), super::keys::relative(namespace, write.name));
         let expect = Expect::At(current.revision);
@@ -186,7 +185,7 @@ impl Registry {
             return match self.store.delete(key, expect).await {
                 Ok(revision) => {
                     self.settle(revision).await?;
-                    sent(&stored, revision).map(Some)
+                    endpoint.served(encoding::with_resource_version(&stored, revision)).await.map(Some)
                 }
                 Err(StoreError::Conflict(_)) => Ok(None),
                 Err(error) => Err(store_error(error)),
@@ -194,13 +193,13 @@ impl Registry {
         }
         let unchanged = encoding::with_resource_version(&stored, current.revision);
         if stored == current.text || unchanged == current.text {
-            return endpoint.served(unchanged).map(Some);
+            return endpoint.served(unchanged).await.map(Some);
         }
         let lease = if endpoint.row.plural == "events" { self.event_lease().await? } else { 0 };
         match self.store.put(key, stored.clone(), expect, lease).await {
             Ok(revision) => {
                 self.settle(revision).await?;
-                sent(&stored, revision).map(Some)
+                endpoint.served(encoding::with_resource_version(&stored, revision)).await.map(Some)
             }
             Err(StoreError::Conflict(_)) => Ok(None),
             Err(error) => Err(store_error(error)),
@@ -229,7 +228,7 @@ fn check_version(endpoint: &Endpoint, name: &str, new: &mut Value, current: &Cur
 
 /// Upstream answers this from its storage layer, key and all; clients have come to know it.
 fn uid_conflict(write: &Write<'_>, current: &Current, uid: &str) -> StatusError {
-    let row = write.endpoint.row;
+    let row = &*write.endpoint.row;
     let namespace = if row.namespaced() { write.namespace } else { "" };
     let key = super::keys::prefix("/registry", row) + &super::keys::relative(namespace, write.name);
     let why = format!(
@@ -246,10 +245,11 @@ fn raises_generation(typed: &dyn Object, new: &Value, current: &Current) -> bool
 
 /// What is wrong with the change, metadata first.
 fn validate_change(endpoint: &Endpoint, view: View, new: &dyn Object, old: &dyn Object) -> Result<()> {
-    let row = endpoint.row;
+    let row = &*endpoint.row;
     let mut errors = ErrorList::new();
     let path = Path::new("metadata");
     api::validation::metadata::object_meta_update(new.metadata(), old.metadata(), &path, &mut errors);
+    api::validation::metadata::kube_finalizers(row, new.metadata(), &path, &mut errors);
     // The kinds' own validations check it once more, upstream; clients see both.
     errors.0.extend(errors.0.clone());
     view.validate(new, old, &mut errors);

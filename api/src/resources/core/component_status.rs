@@ -27,7 +27,7 @@ pub fn row() -> Resource {
         short_names: texts(&["cs"]),
         verbs: Cow::Borrowed(&[Verb::Get, Verb::List]),
         columns: COLUMNS.into(),
-        deprecation: Some("v1 ComponentStatus is deprecated in v1.19+"),
+        deprecation: Some("v1 ComponentStatus is deprecated in v1.19+".into()),
         ..Resource::of::<ComponentStatus>()
     }
 }

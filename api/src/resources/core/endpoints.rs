@@ -123,7 +123,7 @@ pub fn row() -> Resource {
     Resource {
         short_names: texts(&["ep"]),
         columns: COLUMNS.into(),
-        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        deprecation: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into()),
         ..Resource::of::<Endpoints>()
     }
 }

@@ -58,21 +58,21 @@ impl Policies {
             return Ok(None);
         }
         let own = wire.endpoint();
-        let subject = |endpoint: &Endpoint| criteria.excludes.iter().any(|rule| rule.fits(&Subject::of(request, endpoint.row)));
+        let subject = |endpoint: &Endpoint| criteria.excludes.iter().any(|rule| rule.fits(&Subject::of(request, &endpoint.row)));
         if subject(own) {
             return Ok(None);
         }
         if criteria.rules.is_empty() {
             return Ok(Some(own.clone()));
         }
-        let fits = |endpoint: &Endpoint| criteria.rules.iter().any(|rule| rule.fits(&Subject::of(request, endpoint.row)));
+        let fits = |endpoint: &Endpoint| criteria.rules.iter().any(|rule| rule.fits(&Subject::of(request, &endpoint.row)));
         if fits(own) {
             return Ok(Some(own.clone()));
         }
         if criteria.exact {
             return Ok(None);
         }
-        Ok(self.registry.equivalents(own.row).into_iter().find(|endpoint| fits(endpoint)))
+        Ok(self.registry.equivalents(&own.row).into_iter().find(|endpoint| fits(endpoint)))
     }
 
     /// The policies that take the request, each in its version and with its bindings that do so too.

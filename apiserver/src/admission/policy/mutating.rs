@@ -24,7 +24,7 @@ impl Mutating {
         Mutating(Policies::new(sources, Definitions::mutating(&*sources.objects)))
     }
 
-    fn change(&self, request: &Request<'_>, object: Option<&mut dyn Object>) -> Result<()> {
+    async fn change(&self, request: &Request<'_>, object: Option<&mut dyn Object>) -> Result<()> {
         // There is nothing to change where nothing is written.
         let Some(object) = object.filter(|_| request.writes()) else { return Ok(()) };
         if self.0.definitions.all().is_empty() {
@@ -40,7 +40,7 @@ impl Mutating {
                     continue;
                 }
                 let before = wire.object().clone();
-                let outcome = self.0.parameters(&definition, &binding, request).and_then(|all| {
+                let outcome = self.0.parameters(&definition, &binding, request).await.and_then(|all| {
                     all.iter().try_for_each(|parameters| self.apply(&definition, parameters, request, &endpoint, &mut wire, &mut *object))
                 });
                 if let Err(why) = outcome
@@ -144,6 +144,6 @@ fn patched(object: &Value, operations: &Val<'_>) -> Result<Value, String> {
 
 impl Admission for Mutating {
     fn admit<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a mut dyn Object>) -> BoxFuture<'a, Result<()>> {
-        crate::admission::ready(self.change(request, object))
+        Box::pin(self.change(request, object))
     }
 }

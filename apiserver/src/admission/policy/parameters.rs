@@ -9,7 +9,7 @@ use serde_json::Value;
 
 impl Policies {
     /// One evaluation for each of these. `Null` where the policy takes none; nothing at all where parameters may be missing and are.
-    pub(super) fn parameters(
+    pub(super) async fn parameters(
         &self,
         definition: &Definition,
         binding: &Binding,
@@ -35,12 +35,15 @@ impl Policies {
         };
         let cache = endpoint.cache().map_err(|e| binding_wrong(&e.to_string()))?;
         let entries = cache.list(&Filter::all().in_namespace(namespace), &Default::default()).entries;
-        let values = entries.iter().filter_map(|e| endpoint.served_value(&e.bytes()).ok());
-        let found: Vec<Value> = match (&reference.name, &reference.selector) {
-            (Some(name), _) if !name.is_empty() => values.filter(|v| v["metadata"]["name"] == name.as_str()).collect(),
-            (_, Some(selector)) => values.filter(|v| selects(selector, v)).collect(),
-            _ => return Err(binding_wrong("paramRef must have either name or selector set")),
+        let name = reference.name.as_deref().filter(|n| !n.is_empty());
+        let texts: Vec<_> = entries.iter().filter(|e| name.is_none_or(|n| e.name() == n)).map(|e| e.bytes()).collect();
+        let selector = match (name, &reference.selector) {
+            (Some(_), _) => None,
+            (None, Some(selector)) => Some(selector),
+            (None, None) => return Err(binding_wrong("paramRef must have either name or selector set")),
         };
+        let mut found = endpoint.served_values(texts.iter().map(|t| &t[..])).await.map_err(|e| binding_wrong(&e.to_string()))?;
+        found.retain(|value| selector.is_none_or(|s| selects(s, value)));
         match (found.is_empty(), reference.parameter_not_found_action.as_deref()) {
             (true, Some("Allow")) => Ok(Vec::new()),
             (true, _) => Err(binding_wrong("no params found for policy binding with `Deny` parameterNotFoundAction")),

@@ -92,7 +92,7 @@ fn endpoints(registry: &Registry, policy: &ValidatingAdmissionPolicy) -> Vec<Arc
             for version in rule.api_versions.iter().flatten() {
                 for resource in rule.resources.iter().flatten() {
                     let endpoint = registry.endpoint(group, version, resource);
-                    found.extend(endpoint.filter(|e| !found.iter().any(|f| std::ptr::eq(f.row, e.row))));
+                    found.extend(endpoint.filter(|e| !found.iter().any(|f| Arc::ptr_eq(&f.row, &e.row))));
                 }
             }
         }

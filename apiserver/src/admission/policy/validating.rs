@@ -2,7 +2,7 @@
 
 use super::definitions::{Binding, Definition, Definitions, Validation};
 use super::evaluation::Variables;
-use super::{Policies, Scene, Wanted, failed_condition};
+use super::{Misconfigured, Policies, Scene, Wanted, failed_condition};
 use crate::admission::webhook::Wire;
 use crate::admission::{Admission, Request, Sources};
 use api::cel::Val;
@@ -32,52 +32,56 @@ impl Validating {
         Validating(Policies::new(sources, Definitions::validating(&*sources.objects)))
     }
 
-    fn check(&self, request: &Request<'_>, object: Option<&dyn Object>) -> Result<()> {
+    async fn check(&self, request: &Request<'_>, object: Option<&dyn Object>) -> Result<()> {
         if self.0.definitions.all().is_empty() {
             return Ok(());
         }
         let wire = Wire::new(&self.0.registry, request, object)?;
         let mut refusal = None;
         for Wanted { definition, endpoint, bindings } in self.0.wanted(request, &wire)? {
+            let mut given = Vec::with_capacity(bindings.len());
+            for binding in &bindings {
+                given.push(self.0.parameters(&definition, binding, request).await);
+            }
             let scene = self.0.scene(request, &wire, &endpoint)?;
-            for binding in bindings {
-                let denials = self.judge(&definition, &binding, request, &scene);
+            for (binding, parameters) in bindings.iter().zip(given) {
+                let denials = judge(&definition, parameters, request, &scene);
                 for (index, denial) in denials.into_iter().enumerate() {
-                    act(&definition, &binding, request, index, denial, &mut refusal);
+                    act(&definition, binding, request, index, denial, &mut refusal);
                 }
             }
         }
         refusal.map_or(Ok(()), Err)
     }
+}
 
-    /// What the policy has against the request, as this binding uses it.
-    fn judge(&self, definition: &Definition, binding: &Binding, request: &Request<'_>, scene: &Scene) -> Vec<Denial> {
-        let failed = |message: String| match definition.ignore_failure {
-            true => Vec::new(),
-            false => vec![Denial { message, reason: None }],
-        };
-        let parameters = match self.0.parameters(definition, binding, request) {
-            Ok(parameters) => parameters,
-            Err(why) => return failed(why),
-        };
-        let mut denials = Vec::new();
-        for parameters in &parameters {
-            match failed_condition(scene, &definition.conditions, parameters) {
-                Ok(None) => {}
-                Ok(Some(_)) => continue,
-                Err(why) => {
-                    denials.extend(failed(why));
-                    continue;
-                }
+/// What the policy has against the request, with the parameters of one of its bindings.
+fn judge(definition: &Definition, parameters: Result<Vec<Value>, Misconfigured>, request: &Request<'_>, scene: &Scene) -> Vec<Denial> {
+    let failed = |message: String| match definition.ignore_failure {
+        true => Vec::new(),
+        false => vec![Denial { message, reason: None }],
+    };
+    let parameters = match parameters {
+        Ok(parameters) => parameters,
+        Err(why) => return failed(why),
+    };
+    let mut denials = Vec::new();
+    for parameters in &parameters {
+        match failed_condition(scene, &definition.conditions, parameters) {
+            Ok(None) => {}
+            Ok(Some(_)) => continue,
+            Err(why) => {
+                denials.extend(failed(why));
+                continue;
             }
-            let variables = scene.variables(&definition.variables, parameters);
-            for validation in &definition.validations {
-                denials.extend(validate(definition, validation, scene, parameters, &variables));
-            }
-            denials.extend(annotate(definition, request, scene, parameters, &variables));
         }
-        denials
+        let variables = scene.variables(&definition.variables, parameters);
+        for validation in &definition.validations {
+            denials.extend(validate(definition, validation, scene, parameters, &variables));
+        }
+        denials.extend(annotate(definition, request, scene, parameters, &variables));
     }
+    denials
 }
 
 fn validate<'a>(
@@ -170,6 +174,6 @@ fn refuse(request: &Request<'_>, message: &str, denial: &Denial) -> StatusError 
 
 impl Admission for Validating {
     fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
-        crate::admission::ready(self.check(request, object))
+        Box::pin(self.check(request, object))
     }
 }

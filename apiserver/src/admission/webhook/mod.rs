@@ -104,7 +104,7 @@ impl Calls {
     fn fitting(&self, hook: &Hook, request: &Request<'_>, wire: &Wire<'_>) -> Option<Arc<Endpoint>> {
         let own = wire.endpoint();
         let fits = |endpoint: &Endpoint| {
-            let subject = Subject::of(request, endpoint.row);
+            let subject = Subject::of(request, &endpoint.row);
             hook.rules.iter().any(|rule| rule.fits(&subject))
         };
         if fits(own) {
@@ -113,7 +113,7 @@ impl Calls {
         if hook.exact {
             return None;
         }
-        self.registry.equivalents(own.row).into_iter().find(|endpoint| fits(endpoint))
+        self.registry.equivalents(&own.row).into_iter().find(|endpoint| fits(endpoint))
     }
 
     /// Whether the webhook's match conditions hold. One that cannot be told counts as the webhook's failure.

@@ -44,8 +44,8 @@ pub(in crate::admission) fn user_info(user: &crate::authentication::UserInfo) ->
 pub(in crate::admission) fn asked(uid: &str, request: &Request<'_>, endpoint: &Endpoint) -> Value {
     let mut out = json!({
         "uid": uid,
-        "kind": kind(endpoint.row, request.subresource),
-        "resource": resource(endpoint.row),
+        "kind": kind(&endpoint.row, request.subresource),
+        "resource": resource(&endpoint.row),
         "requestKind": kind(request.resource, request.subresource),
         "requestResource": resource(request.resource),
         "operation": operation_name(request.operation),

@@ -23,18 +23,18 @@ impl<'a> Wire<'a> {
         let row = request.resource;
         let endpoint = registry.endpoint(&row.group, &row.version, &row.plural);
         let endpoint = endpoint.ok_or_else(|| StatusError::internal(format!("{} is not served", row.qualified())))?;
-        let shown = |object: &dyn Object, managed: &Value| {
+        let shown = |object: &dyn Object, managed: &Value| -> Result<Value> {
             let mut value = endpoint.value(object);
             metadata::put_managed_fields(&mut value, managed.clone());
-            if request.subresource == "scale" { scale::of(&value) } else { value }
+            if request.subresource == "scale" { scale::of(&endpoint.row, &value) } else { Ok(value) }
         };
         let context = request.context;
         let new = match (&context.asked, object) {
-            (Value::Null, Some(object)) => shown(object, &context.managed),
+            (Value::Null, Some(object)) => shown(object, &context.managed)?,
             (asked, _) => asked.clone(),
         };
         // What is asked for in words of its own replaces nothing.
-        let old = request.old.filter(|_| context.asked.is_null()).map_or(Value::Null, |old| shown(old, &context.old_managed));
+        let old = request.old.filter(|_| context.asked.is_null()).map_or(Ok(Value::Null), |old| shown(old, &context.old_managed))?;
         Ok(Wire { endpoint, subresource: request.subresource, object: new, old })
     }
 
@@ -64,7 +64,7 @@ impl<'a> Wire<'a> {
 
     /// Scales and the like are the same whatever the version of their resource.
     fn converts(&self, to: &Endpoint, value: &Value) -> bool {
-        !std::ptr::eq(self.endpoint.row, to.row) && value["kind"] == self.endpoint.row.kind.as_ref()
+        !Arc::ptr_eq(&self.endpoint.row, &to.row) && value["kind"] == self.endpoint.row.kind.as_ref()
     }
 
     /// Takes over what somebody made of the object, in the version of `endpoint`. Its managed fields stay as they are.
@@ -72,11 +72,11 @@ impl<'a> Wire<'a> {
         let made = if self.converts(endpoint, &self.object) { converted(endpoint, &self.endpoint, made) } else { made };
         let managed = self.object["metadata"].get("managedFields").cloned().unwrap_or_default();
         let mut whole = match self.subresource {
-            "scale" => scale::apply(&self.endpoint.value(object), &made)?,
+            "scale" => scale::apply(&self.endpoint.row, &self.endpoint.value(object), &made)?,
             _ => made,
         };
         metadata::take_managed_fields(&mut whole);
-        let row = self.endpoint.row;
+        let row = &*self.endpoint.row;
         let subresource = if self.subresource == "scale" { "" } else { self.subresource };
         debug_assert!(row.subresource(subresource).is_some() || subresource.is_empty());
         let (whole, _) = body::decode_value(&target(&self.endpoint, subresource)?, &whole, FieldValidation::Ignore)?;
@@ -84,13 +84,18 @@ impl<'a> Wire<'a> {
         object.set_defaults();
         let mut value = self.endpoint.value(object);
         metadata::put_managed_fields(&mut value, managed);
-        self.object = if self.subresource == "scale" { scale::of(&value) } else { value };
+        self.object = if self.subresource == "scale" { scale::of(&self.endpoint.row, &value)? } else { value };
         Ok(())
     }
 }
 
 /// A served object of one version in another, by way of what is stored.
-fn converted(from: &Endpoint, to: &Endpoint, value: Value) -> Value {
+fn converted(from: &Endpoint, to: &Endpoint, mut value: Value) -> Value {
+    if let Some(version) = &to.row.custom {
+        version.family.relabel(&version.name, &mut value);
+        version.family.settle(&version.name, &mut value);
+        return value;
+    }
     let stored = match &from.row.storage {
         None => value,
         Some(conversion) => (conversion.to_storage)(value),

@@ -28,19 +28,6 @@ fn flunders() -> Answer {
     })
 }
 
-impl Cluster {
-    /// Reads until the answer satisfies `wanted`.
-    async fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        loop {
-            let (_, answer) = self.send(self.request("GET", path)).await;
-            if wanted(&answer) {
-                return answer;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_group_of_another_server_appears_and_its_requests_are_passed_on() {
     let cluster = Cluster::start().await;
@@ -51,13 +38,13 @@ async fn a_group_of_another_server_appears_and_its_requests_are_passed_on() {
     assert_eq!(cluster.json("POST", SERVICES, object).await.0, 201);
     let one = format!("{SERVICES}/v1alpha1.wardle.example.com");
     let condition = |o: &Value| o["status"]["conditions"][0]["reason"].clone();
-    let waiting = cluster.until(&one, |o| !condition(o).is_null()).await;
+    let waiting = cluster.until(&one, |_, o| !condition(o).is_null()).await;
     assert_eq!(condition(&waiting), "ServiceNotFound");
     assert_eq!(cluster.send(cluster.request("GET", &format!("{GROUP}/flunders"))).await.0, 503);
 
     let service = json!({"metadata": {"name": "api"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
     cluster.json("POST", "/api/v1/namespaces/default/services", service).await;
-    cluster.until(&one, |o| condition(o) == "Passed").await;
+    cluster.until(&one, |_, o| condition(o) == "Passed").await;
     let (_, groups) = cluster.send(cluster.request("GET", "/apis")).await;
     assert!(groups["groups"].as_array().unwrap().iter().any(|g| g["name"] == "wardle.example.com"));
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -86,11 +73,11 @@ async fn answers_tell_the_flow_that_a_request_was_taken_for() {
     assert_eq!(cluster.json("POST", &format!("{flow}/flowschemas"), schema).await.0, 201);
     let one = format!("{flow}/flowschemas/mine");
     let dangling = |o: &Value| o["status"]["conditions"][0]["status"].clone();
-    let made = cluster.until(&one, |o| dangling(o) == "True").await;
+    let made = cluster.until(&one, |_, o| dangling(o) == "True").await;
     let level = json!({"metadata": {"name": "nowhere"}, "spec": {"type": "Limited", "limited": {"limitResponse": {"type": "Reject"}}}});
     let (code, level) = cluster.json("POST", &format!("{flow}/prioritylevelconfigurations"), level).await;
     assert_eq!(code, 201, "{level}");
-    cluster.until(&one, |o| dangling(o) == "False").await;
+    cluster.until(&one, |_, o| dangling(o) == "False").await;
     let response = cluster.client.get(format!("{}/version", cluster.url)).bearer_auth("bob").send().await.unwrap();
     let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
     assert_eq!(header("x-kubernetes-pf-flowschema-uid"), made["metadata"]["uid"].as_str().unwrap());

@@ -1,0 +1,186 @@
+//! Custom resources over TLS, against a server in this process.
+
+use super::tests::Cluster;
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+
+/// A definition whose first version is stored.
+fn definition(versions: &[(&str, Value)]) -> Value {
+    let version = |(i, (name, extra)): (usize, &(&str, Value))| {
+        let mut out = json!({"name": name, "served": true, "storage": i == 0, "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+            "spec": {"type": "object", "required": ["size"], "properties": {
+                "size": {"type": "integer", "minimum": 1}, "color": {"type": "string", "default": "red"}, "replicas": {"type": "integer"},
+                "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                    "items": {"type": "object", "required": ["k"], "properties": {"k": {"type": "string"}, "v": {"type": "string"}}}}},
+                "x-kubernetes-validations": [{"rule": "!has(oldSelf.size) || self.size >= oldSelf.size", "message": "cannot shrink"}]},
+            "status": {"type": "object", "properties": {"replicas": {"type": "integer"}, "selector": {"type": "string"}}}}}}});
+        json_patch::merge(&mut out, extra);
+        out
+    };
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget", "shortNames": ["wd"]},
+        "versions": versions.iter().enumerate().map(version).collect::<Vec<_>>()}})
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+impl Cluster {
+    /// Makes the definition and waits until it is established.
+    async fn define(&self, definition: Value) -> Value {
+        let (code, made) = self.json("POST", DEFINITIONS, definition).await;
+        assert_eq!(code, 201, "{made}");
+        self.established(made["metadata"]["name"].as_str().unwrap()).await
+    }
+
+    async fn established(&self, name: &str) -> Value {
+        let holds = |body: &Value| {
+            body["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
+        };
+        self.until(&format!("{DEFINITIONS}/{name}"), |_, body| holds(body)).await
+    }
+}
+
+#[tokio::test]
+async fn a_custom_resource_lives_as_any_other() {
+    let cluster = Cluster::start().await;
+    let extra = json!({"subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas", "labelSelectorPath": ".status.selector"}},
+        "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size"}], "selectableFields": [{"jsonPath": ".spec.color"}]});
+    let made = cluster.define(definition(&[("v1", extra)])).await;
+    assert_eq!(made["status"]["acceptedNames"]["listKind"], "WidgetList");
+    // It is served, in discovery and in OpenAPI the moment it is established.
+    let (_, list) = cluster.get("/apis/example.com/v1").await;
+    assert_eq!(list["resources"][0]["shortNames"], json!(["wd"]));
+    let (_, document) = cluster.get("/openapi/v3/apis/example.com/v1").await;
+    assert_eq!(document["components"]["schemas"]["com.example.v1.Widget"]["properties"]["spec"]["required"], json!(["size"]));
+
+    let watch = cluster.request("GET", &format!("{WIDGETS}?watch=1&fieldSelector=spec.color%3Dred")).send().await.unwrap();
+    let (code, a) = cluster.json("POST", WIDGETS, json!({"kind": "Widget", "apiVersion": "example.com/v1", "metadata": {"name": "a"}, "spec": {"size": 1, "x": 1}, "status": {"replicas": 3}})).await;
+    assert_eq!((code, &a["spec"], a.get("status")), (201, &json!({"size": 1, "color": "red"}), None));
+    let strict = cluster.json("POST", &format!("{WIDGETS}?fieldValidation=Strict"), widget("b", json!({"size": 1, "x": 1}))).await;
+    assert_eq!(
+        strict.1["message"],
+        "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: unknown field \"spec.x\""
+    );
+    let refused = cluster.json("POST", WIDGETS, widget("b", json!({"size": 0}))).await;
+    assert_eq!(
+        refused.1["message"],
+        "Widget.example.com \"b\" is invalid: spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"
+    );
+    assert_eq!(cluster.json("POST", WIDGETS, widget("b", json!({"size": 2, "color": "blue"}))).await.0, 201);
+    let (_, blue) = cluster.get(&format!("{WIDGETS}?fieldSelector=spec.color%3Dblue")).await;
+    assert_eq!((blue["items"].as_array().unwrap().len(), &blue["items"][0]["kind"]), (1, &json!("Widget")));
+
+    let merge = "application/merge-patch+json";
+    let (code, grown) = cluster.typed("PATCH", &format!("{WIDGETS}/a"), merge, r#"{"spec":{"size":3,"replicas":2}}"#).await;
+    assert_eq!((code, &grown["metadata"]["generation"]), (200, &json!(2)));
+    let (code, shrunk) = cluster.typed("PATCH", &format!("{WIDGETS}/a"), merge, r#"{"spec":{"size":2}}"#).await;
+    assert_eq!((code, &shrunk["message"]), (422, &json!("Widget.example.com \"a\" is invalid: spec: Invalid value: cannot shrink")));
+    let (_, status) = cluster
+        .typed("PATCH", &format!("{WIDGETS}/a/status"), merge, r#"{"status":{"replicas":1,"selector":"a=b"},"spec":{"size":9}}"#)
+        .await;
+    assert_eq!(
+        (&status["status"]["replicas"], &status["spec"]["size"], &status["metadata"]["generation"]),
+        (&json!(1), &json!(3), &json!(2))
+    );
+    let (_, scale) = cluster.get(&format!("{WIDGETS}/a/scale")).await;
+    assert_eq!((&scale["spec"], &scale["status"]), (&json!({"replicas": 2}), &json!({"replicas": 1, "selector": "a=b"})));
+    let (code, scaled) = cluster.typed("PATCH", &format!("{WIDGETS}/a/scale"), merge, r#"{"spec":{"replicas":5}}"#).await;
+    assert_eq!((code, &scaled["spec"]["replicas"]), (200, &json!(5)));
+    assert_eq!(cluster.typed("PATCH", &format!("{WIDGETS}/a"), "application/strategic-merge-patch+json", "{}").await.0, 415);
+
+    let apply = |body: &str| (format!("{WIDGETS}/a?fieldManager=two"), body.to_owned());
+    let (path, body) =
+        apply(r#"{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":"a"},"spec":{"list":[{"k":"z","v":"1"}]}}"#);
+    let (code, applied) = cluster.typed("PATCH", &path, "application/apply-patch+yaml", body).await;
+    assert_eq!((code, &applied["spec"]["list"]), (200, &json!([{"k": "z", "v": "1"}])));
+    let table = cluster.request("GET", WIDGETS).header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io");
+    let (_, table) = cluster.send(table).await;
+    assert_eq!((&table["columnDefinitions"][1]["name"], &table["rows"][0]["cells"]), (&json!("Size"), &json!(["a", 3])));
+
+    // A quota counts it by name, and an object with a finalizer holds the definition.
+    let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": {"count/widgets.example.com": "2"}}});
+    assert_eq!(cluster.json("POST", "/api/v1/namespaces/default/resourcequotas", quota).await.0, 201);
+    let counted = json!({"status": {"hard": {"count/widgets.example.com": "2"}, "used": {"count/widgets.example.com": "2"}}}).to_string();
+    assert_eq!(cluster.typed("PATCH", "/api/v1/namespaces/default/resourcequotas/q/status", merge, counted).await.0, 200);
+    assert_eq!(cluster.json("POST", WIDGETS, widget("c", json!({"size": 1}))).await.0, 403);
+    assert_eq!(cluster.typed("PATCH", &format!("{WIDGETS}/b"), merge, r#"{"metadata":{"finalizers":["example.com/hold"]}}"#).await.0, 200);
+    let (code, going) = cluster.send(cluster.request("DELETE", &format!("{DEFINITIONS}/widgets.example.com"))).await;
+    assert_eq!((code, going["metadata"]["finalizers"][0].as_str()), (200, Some("customresourcecleanup.apiextensions.k8s.io")));
+    cluster.until(&format!("{WIDGETS}/a"), |code, _| code == 404).await;
+    cluster.until(&format!("{WIDGETS}/b"), |code, held| code == 200 && held["metadata"]["deletionTimestamp"].is_string()).await;
+    assert_eq!(cluster.json("POST", WIDGETS, widget("d", json!({"size": 1}))).await.0, 405);
+    assert_eq!(cluster.typed("PATCH", &format!("{WIDGETS}/b"), merge, r#"{"metadata":{"finalizers":null}}"#).await.0, 200);
+    cluster.until(&format!("{DEFINITIONS}/widgets.example.com"), |code, _| code == 404).await;
+    cluster.until(WIDGETS, |code, _| code == 404).await;
+
+    let mut seen = String::new();
+    let mut stream = watch.bytes_stream();
+    while let Some(Ok(bytes)) = stream.next().await {
+        seen += std::str::from_utf8(&bytes).unwrap();
+    }
+    let events: Vec<(String, String)> = seen
+        .lines()
+        .map(|l| serde_json::from_str::<Value>(l).unwrap())
+        .map(|e| (e["type"].as_str().unwrap().to_owned(), e["object"]["metadata"]["name"].as_str().unwrap().to_owned()))
+        .collect();
+    assert!(events.iter().all(|(_, name)| name == "a"), "{events:?}");
+    assert_eq!((events[0].0.as_str(), events.last().unwrap().0.as_str()), ("ADDED", "DELETED"));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn versions_show_the_same_object() {
+    let cluster = Cluster::start().await;
+    let second =
+        json!({"schema": {"openAPIV3Schema": {"properties": {"spec": {"properties": {"shape": {"type": "string", "default": "round"}}}}}}});
+    cluster.define(definition(&[("v1", json!({})), ("v2", second)])).await;
+    assert_eq!(cluster.json("POST", WIDGETS, widget("a", json!({"size": 1}))).await.0, 201);
+    let v2 = WIDGETS.replace("/v1/", "/v2/");
+    let (_, seen) = cluster.get(&format!("{v2}/a")).await;
+    assert_eq!((&seen["apiVersion"], &seen["spec"]["shape"]), (&json!("example.com/v2"), &json!("round")));
+    let (_, list) = cluster.get(&v2).await;
+    assert_eq!((&list["kind"], &list["items"][0]["apiVersion"]), (&json!("WidgetList"), &json!("example.com/v2")));
+    let (code, changed) = cluster.typed("PATCH", &format!("{v2}/a"), "application/merge-patch+json", r#"{"spec":{"size":4}}"#).await;
+    assert_eq!((code, &changed["apiVersion"], &changed["spec"]["size"]), (200, &json!("example.com/v2"), &json!(4)));
+    assert_eq!(cluster.get(&format!("{WIDGETS}/a")).await.1["spec"], json!({"size": 4, "color": "red"}));
+    let (_, group) = cluster.get("/apis/example.com").await;
+    assert_eq!(group["preferredVersion"]["version"], "v2");
+
+    // The stored version changes, a default is new: what was stored before is shown as if it were written now.
+    let (_, mut present) = cluster.get(&format!("{DEFINITIONS}/widgets.example.com")).await;
+    present["spec"]["versions"][0]["storage"] = false.into();
+    present["spec"]["versions"][1]["storage"] = true.into();
+    present["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["weight"] =
+        json!({"type": "integer", "default": 7});
+    let (code, updated) = cluster.json("PUT", &format!("{DEFINITIONS}/widgets.example.com"), present).await;
+    assert_eq!((code, &updated["status"]["storedVersions"]), (200, &json!(["v1", "v2"])));
+    let shown = cluster.until(&format!("{WIDGETS}/a"), |_, body| body["spec"].get("weight").is_some()).await;
+    assert_eq!(shown["spec"], json!({"size": 4, "color": "red", "weight": 7}));
+    assert_eq!(cluster.get(&format!("{v2}/a")).await.1["apiVersion"], "example.com/v2");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn names_are_given_once() {
+    let cluster = Cluster::start().await;
+    cluster.define(definition(&[("v1", json!({}))])).await;
+    let mut other = definition(&[("v1", json!({}))]);
+    other["metadata"]["name"] = "gizmos.example.com".into();
+    other["spec"]["names"] = json!({"plural": "gizmos", "kind": "Widget"});
+    assert_eq!(cluster.json("POST", DEFINITIONS, other).await.0, 201);
+    let refused = |body: &Value| {
+        body["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["type"] == "NamesAccepted" && c["status"] == "False")
+    };
+    cluster.until(&format!("{DEFINITIONS}/gizmos.example.com"), |_, body| refused(body)).await;
+    assert_eq!(cluster.get("/apis/example.com/v1/gizmos").await.0, 404);
+    // The name is free once the other definition is gone.
+    assert_eq!(cluster.send(cluster.request("DELETE", &format!("{DEFINITIONS}/widgets.example.com"))).await.0, 200);
+    cluster.established("gizmos.example.com").await;
+    assert_eq!(cluster.get("/apis/example.com/v1/gizmos").await.0, 200);
+    cluster.stop().await;
+}
