@@ -1,5 +1,7 @@
 //! The controllers against an apiserver in the same process: what a user does, and what becomes of it. There is no kubelet, so pods never run.
 
+#[path = "controlling/simulation/mod.rs"]
+mod simulation;
 #[path = "controlling/volumes.rs"]
 mod volumes;
 #[path = "controlling/workloads.rs"]

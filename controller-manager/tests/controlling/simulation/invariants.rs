@@ -1,0 +1,161 @@
+//! What must hold after every single change, whatever has gone wrong: no more pods than asked for, and while nobody but the controllers touches
+//! anything, never fewer that serve than an update may take away.
+//!
+//! What a controller may rely on is what its cache tells, and that may be some seconds old: a limit is the highest that was asked for within
+//! [`WINDOW`]. And a creation whose answer got lost may be made once more.
+//!
+//! Not checked: the sum over a Deployment's ReplicaSets. It does not wait until its cache has the ReplicaSet that it made last, so another update in that
+//! moment may exceed the surge for a while.
+
+use super::nodes::node_of;
+use super::world::{Objects, controller, text};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How old the state may be that a controller acts on: the longest gap of a watch, and the time that a round of slow requests takes.
+pub const WINDOW: Duration = Duration::from_secs(40);
+
+/// A number that changes, with its past.
+#[derive(Default)]
+struct Past(Vec<(Duration, i64)>);
+
+impl Past {
+    fn note(&mut self, now: Duration, value: i64) {
+        if self.0.last().map(|(_, last)| *last) != Some(value) {
+            self.0.push((now, value));
+        }
+    }
+
+    /// The highest value that was in force at any time within the window.
+    fn highest(&self, now: Duration) -> i64 {
+        let since = now.saturating_sub(WINDOW);
+        let first = self.0.iter().rposition(|(at, _)| *at <= since).unwrap_or(0);
+        self.0[first.min(self.0.len())..].iter().map(|(_, value)| *value).max().unwrap_or(0)
+    }
+}
+
+#[derive(Default)]
+pub struct Invariants {
+    /// By the UID of an owner of pods: how many it wants.
+    wanted: BTreeMap<String, Past>,
+    /// By name of a workload: whether it has served as it should since somebody interfered.
+    reached: BTreeMap<String, bool>,
+    interfered: Duration,
+    lost: Vec<Duration>,
+    now: Duration,
+    broken: Option<String>,
+}
+
+fn is_active(pod: &Value) -> bool {
+    text(pod, "/metadata/deletionTimestamp").is_empty() && !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
+fn serves(pod: &Value) -> bool {
+    is_active(pod) && text(pod, "/status/conditions/0/status") == "True"
+}
+
+fn number(object: &Value, path: &str) -> i64 {
+    object.pointer(path).and_then(Value::as_i64).unwrap_or(0)
+}
+
+pub fn of_kind<'a>(objects: &'a Objects, plural: &'static str) -> impl Iterator<Item = &'a Value> {
+    objects.range((plural, String::new())..).take_while(move |((of, _), _)| *of == plural).map(|(_, object)| object.as_ref())
+}
+
+fn uid(object: &Value) -> &str {
+    text(object, "/metadata/uid")
+}
+
+impl Invariants {
+    pub fn broken(&self) -> Option<String> {
+        self.broken.clone()
+    }
+
+    pub fn interfered(&mut self) {
+        self.interfered = self.now;
+        self.reached.clear();
+    }
+
+    /// A creation was carried out and nobody was told.
+    pub fn lost(&mut self) {
+        self.lost.push(self.now);
+    }
+
+    fn slack(&self) -> i64 {
+        let since = self.now.saturating_sub(WINDOW);
+        i64::try_from(self.lost.iter().filter(|at| **at >= since).count()).unwrap_or(i64::MAX)
+    }
+
+    fn check(&mut self, holds: bool, why: impl FnOnce() -> String) {
+        if !holds && self.broken.is_none() {
+            self.broken = Some(why());
+        }
+    }
+
+    pub fn observe(&mut self, objects: &Objects, plural: &str, before: Option<&Value>, object: &Value, gone: bool, now: Duration) {
+        self.now = now;
+        let spec = |field: &str| number(object, &format!("/spec/{field}"));
+        match plural {
+            "replicasets" | "replicationcontrollers" => {
+                self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("replicas"));
+            }
+            "jobs" => self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("parallelism")),
+            "pods" if before.is_none() && !gone => self.pod_created(objects, object),
+            _ => {}
+        }
+        if plural == "pods" {
+            self.availability(objects);
+        }
+    }
+
+    fn pod_created(&mut self, objects: &Objects, pod: &Value) {
+        let Some(of) = controller(pod) else { return };
+        let active = || of_kind(objects, "pods").filter(|other| controller(other) == Some(of) && is_active(other));
+        let slack = self.slack();
+        if let Some(wanted) = self.wanted.get(of).map(|wanted| wanted.highest(self.now)) {
+            let count = i64::try_from(active().count()).unwrap_or(i64::MAX);
+            self.check(count <= wanted + slack, || format!("{count} pods where {wanted} are wanted, with {}", text(pod, "/metadata/name")));
+        }
+        let Some(set) = of_kind(objects, "daemonsets").find(|set| uid(set) == of) else { return };
+        let surge = i64::from(number(set, "/spec/updateStrategy/rollingUpdate/maxSurge") > 0);
+        let node = node_of(pod);
+        let count = i64::try_from(active().filter(|other| node_of(other) == node).count()).unwrap_or(i64::MAX);
+        self.check(count <= 1 + surge + slack, || format!("{count} pods of one DaemonSet on {node:?}"));
+    }
+
+    /// While nobody interferes, what once served goes on serving but for what an update may take away.
+    fn availability(&mut self, objects: &Objects) {
+        if self.now < self.interfered + WINDOW {
+            return;
+        }
+        let mut serving: BTreeMap<&str, i64> = BTreeMap::new();
+        for pod in of_kind(objects, "pods").filter(|pod| serves(pod)) {
+            *serving.entry(controller(pod).unwrap_or_default()).or_default() += 1;
+        }
+        let mut floors: Vec<(String, i64, i64)> = Vec::new();
+        for deployment in of_kind(objects, "deployments").filter(|d| text(d, "/spec/strategy/type") == "RollingUpdate") {
+            let sets = of_kind(objects, "replicasets").filter(|set| controller(set) == Some(uid(deployment)));
+            let count = sets.map(|set| serving.get(uid(set)).copied().unwrap_or(0)).sum();
+            let floor = number(deployment, "/spec/replicas") - number(deployment, "/spec/strategy/rollingUpdate/maxUnavailable");
+            floors.push((text(deployment, "/metadata/name").to_owned(), count, floor));
+        }
+        for set in of_kind(objects, "statefulsets") {
+            let most = number(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable").max(1);
+            let count = serving.get(uid(set)).copied().unwrap_or(0);
+            floors.push((text(set, "/metadata/name").to_owned(), count, number(set, "/spec/replicas") - most));
+        }
+        for set in of_kind(objects, "daemonsets") {
+            let nodes = of_kind(objects, "nodes").filter(|node| node.pointer("/spec/taints/0").is_none()).count();
+            let count = serving.get(uid(set)).copied().unwrap_or(0);
+            let most = number(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable");
+            floors.push((text(set, "/metadata/name").to_owned(), count, i64::try_from(nodes).unwrap_or(0) - most));
+        }
+        for (name, count, floor) in floors {
+            let reached = self.reached.entry(name.clone()).or_default();
+            *reached |= count >= floor;
+            let holds = count >= floor || !*reached;
+            self.check(holds, || format!("{name} has {count} pods that serve, and {floor} is the least"));
+        }
+    }
+}

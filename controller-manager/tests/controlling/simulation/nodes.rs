@@ -1,0 +1,102 @@
+//! Everybody else: a scheduler that binds, kubelets that start and end pods, the collector of what has lost its owner. Each step takes them a little further,
+//! in an order and with an outcome that the seed decides.
+
+use super::world::{World, controller, text};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use serde_json::{Value, json};
+use std::collections::HashSet;
+
+/// How one step goes.
+#[derive(Clone, Copy)]
+pub struct Mood {
+    /// Whether pods of Jobs fail sometimes.
+    pub failures: bool,
+    /// How many of a hundred pods get on in a step.
+    pub speed: u32,
+}
+
+fn ready(status: &str, world: &World) -> Value {
+    json!([{"type": "Ready", "status": status, "lastTransitionTime": world.now().to_string()}])
+}
+
+/// The node that a DaemonSet's pod is meant for.
+fn meant_for(pod: &Value) -> Option<String> {
+    let path = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0";
+    pod.pointer(path)?.as_str().map(str::to_owned)
+}
+
+/// Where a pod is or will be.
+pub fn node_of(pod: &Value) -> Option<String> {
+    Some(text(pod, "/spec/nodeName").to_owned()).filter(|name| !name.is_empty()).or_else(|| meant_for(pod))
+}
+
+/// One step of everybody.
+pub fn step(world: &World, rng: &mut SmallRng, mood: Mood) {
+    let nodes: Vec<String> = world.list("nodes").0.iter().map(|node| text(node, "/metadata/name").to_owned()).collect();
+    for pod in world.list("pods").0 {
+        if rng.random_range(0..100) < mood.speed {
+            pod_step(world, rng, mood, &nodes, &pod);
+        }
+    }
+    collect(world, rng, mood);
+}
+
+/// Deletes what has lost its owner.
+fn collect(world: &World, rng: &mut SmallRng, mood: Mood) {
+    let orphans = world.look(|objects| {
+        let uids: HashSet<&str> = objects.values().map(|object| text(object, "/metadata/uid")).collect();
+        let lost = objects.iter().filter(|(_, object)| controller(object).is_some_and(|uid| !uids.contains(uid)));
+        lost.map(|((plural, name), object)| (*plural, name.clone(), text(object, "/metadata/uid").to_owned())).collect::<Vec<_>>()
+    });
+    for (plural, name, uid) in orphans {
+        if rng.random_range(0..100) < mood.speed {
+            world.request("DELETE", &path(plural, &name), "", json!({"preconditions": {"uid": uid}}));
+        }
+    }
+}
+
+/// The path of an object; the group makes no difference here.
+pub fn path(plural: &str, name: &str) -> String {
+    format!("/apis/any/v1/namespaces/sim/{plural}/{name}")
+}
+
+fn pod_step(world: &World, rng: &mut SmallRng, mood: Mood, nodes: &[String], pod: &Value) {
+    let name = text(pod, "/metadata/name");
+    let (phase, node) = (text(pod, "/status/phase"), text(pod, "/spec/nodeName"));
+    let is_over = matches!(phase, "Succeeded" | "Failed");
+    if !node.is_empty() && !nodes.iter().any(|known| known == node) {
+        world.request("DELETE", &path("pods", name), "", json!({"gracePeriodSeconds": 0}));
+        return;
+    }
+    if !text(pod, "/metadata/deletionTimestamp").is_empty() {
+        if is_over || node.is_empty() || pod.pointer("/metadata/finalizers").is_none() {
+            world.request("DELETE", &path("pods", name), "", json!({"gracePeriodSeconds": 0}));
+        } else {
+            world.change("pods", name, |pod| pod["status"] = json!({"phase": "Failed", "conditions": ready("False", world)}));
+        }
+        return;
+    }
+    if node.is_empty() {
+        let chosen = match meant_for(pod) {
+            Some(node) => nodes.contains(&node).then_some(node),
+            None => nodes.get(rng.random_range(0..nodes.len().max(1))).cloned(),
+        };
+        if let Some(node) = chosen {
+            world.change("pods", name, |pod| pod["spec"]["nodeName"] = json!(node));
+        }
+        return;
+    }
+    let is_ready = text(pod, "/status/conditions/0/status") == "True";
+    let of_job = pod.pointer("/metadata/labels/batch.kubernetes.io~1job-name").is_some();
+    let status = match phase {
+        "Pending" => json!({"phase": "Running", "conditions": ready("False", world)}),
+        "Running" if of_job && is_ready => {
+            let outcome = if mood.failures && rng.random_range(0..4) == 0 { "Failed" } else { "Succeeded" };
+            json!({"phase": outcome, "conditions": ready("False", world)})
+        }
+        "Running" if !is_ready => json!({"phase": "Running", "conditions": ready("True", world)}),
+        _ => return,
+    };
+    world.change("pods", name, |pod| pod["status"] = status);
+}
