@@ -214,7 +214,7 @@ impl World {
                 Some(old) => match method {
                     "GET" => Ok(old),
                     "PUT" => self.replace(&mut state, plural, &old, body, part),
-                    "PATCH" => self.patch(&mut state, plural, (version, kind), &old, &body, content_type, part),
+                    "PATCH" => self.patch(&mut state, plural, (version, kind), &old, &body, (content_type, part)),
                     _ => self.delete(&mut state, plural, &old, &body),
                 },
             },
@@ -274,8 +274,7 @@ impl World {
         (version, kind): (&str, &str),
         old: &Value,
         patch: &Value,
-        content_type: &str,
-        part: &str,
+        (content_type, part): (&str, &str),
     ) -> Result<Arc<Value>, Refused> {
         for field in ["/metadata/uid", "/metadata/resourceVersion"] {
             if !text(patch, field).is_empty() && text(patch, field) != text(old, field) {
