@@ -5,15 +5,13 @@
 //! into a new one. Slices are never merged for the sake of merging.
 
 use crate::ops::{DeleteOptions, Executor, Request, namespace_is_terminating};
+use crate::written::WrittenChildren;
 use client::ObjectKey;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// The label that names a slice's service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -205,72 +203,23 @@ fn count(slice: &EndpointSlice) -> usize {
     slice.endpoints.as_ref().map_or(0, Vec::len)
 }
 
-/// How long a write may stay unseen before the cache is believed all the same: a watch that lost it has listed anew long since.
-const UNSEEN: Duration = Duration::from_secs(60);
-
-/// What was written last, by service and slice: the generation that the cache has to reach, or `None` for a slice that has to go.
-#[derive(Default)]
-pub struct Written {
-    by_service: Mutex<HashMap<ObjectKey, HashMap<String, Write>>>,
-}
-
-struct Write {
-    generation: Option<i64>,
-    since: Instant,
-}
-
-impl Written {
-    /// Whether the cache has yet to see something; forgets what it has seen.
-    pub fn is_ahead_of(&self, service: &ObjectKey, cached: &[Arc<EndpointSlice>]) -> bool {
-        let mut by_service = self.by_service.lock();
-        let Some(slices) = by_service.get_mut(service) else { return false };
-        slices.retain(|uid, Write { generation, since }| {
-            let seen = cached.iter().find(|slice| slice.metadata.uid.as_deref() == Some(uid));
-            let unseen = match generation {
-                Some(generation) => seen.is_none_or(|slice| slice.metadata.generation.unwrap_or(0) < *generation),
-                None => seen.is_some_and(|slice| slice.metadata.deletion_timestamp.is_none()),
-            };
-            unseen && since.elapsed() < UNSEEN
-        });
-        if slices.is_empty() {
-            by_service.remove(service);
-            return false;
-        }
-        true
-    }
-
-    /// The cache told that a slice is gone: nothing of it will be seen any more.
-    pub fn deleted(&self, service: &ObjectKey, slice: &EndpointSlice) {
-        if let Some(slices) = self.by_service.lock().get_mut(service) {
-            slices.remove(slice.metadata.uid.as_deref().unwrap_or_default());
+/// Carries changes out and remembers them.
+pub async fn write(executor: &Executor, written: &WrittenChildren, service: &ObjectKey, changes: Changes) -> Result<(), kube::Error> {
+    let requests = changes.create.iter().map(Request::create).chain(changes.update.iter().map(Request::replace));
+    for request in requests {
+        match executor.send(request).await {
+            Ok(answer) => written.note(service, &answer),
+            Err(error) if namespace_is_terminating(&error) => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
-
-    fn note(&self, service: &ObjectKey, uid: &str, generation: Option<i64>) {
-        self.by_service.lock().entry(service.clone()).or_default().insert(uid.to_owned(), Write { generation, since: Instant::now() });
+    for slice in changes.delete {
+        let uid = slice.metadata.uid.clone();
+        let options = DeleteOptions { uid: uid.clone(), ..DeleteOptions::default() };
+        executor.send(Request::delete::<EndpointSlice>(&ObjectKey::of(slice.as_ref()), &options).tolerating(&[404, 409])).await?;
+        written.note_deletion(service, uid.as_deref().unwrap_or_default());
     }
-
-    /// Carries changes out and remembers them.
-    pub async fn write(&self, executor: &Executor, service: &ObjectKey, changes: Changes) -> Result<(), kube::Error> {
-        let requests = changes.create.iter().map(Request::create).chain(changes.update.iter().map(Request::replace));
-        for request in requests {
-            match executor.send(request).await {
-                Ok(written) => {
-                    let uid = written["metadata"]["uid"].as_str().unwrap_or_default();
-                    self.note(service, uid, Some(written["metadata"]["generation"].as_i64().unwrap_or(0)));
-                }
-                Err(error) if namespace_is_terminating(&error) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        for slice in changes.delete {
-            let uid = slice.metadata.uid.clone();
-            let options = DeleteOptions { uid: uid.clone(), ..DeleteOptions::default() };
-            executor.send(Request::delete::<EndpointSlice>(&ObjectKey::of(slice.as_ref()), &options).tolerating(&[404, 409])).await?;
-            self.note(service, uid.as_deref().unwrap_or_default(), None);
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// The index of slices by service and controller.
@@ -371,25 +320,5 @@ mod tests {
         let changes = relabelled.pack(group(80, 0..3), &slices);
         assert_eq!((changes.create.len(), changes.update.len(), changes.delete.len()), (0, 1, 0));
         assert_eq!(changes.update[0].metadata.labels.as_ref().unwrap()["a"], "b");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_cache_has_to_catch_up() {
-        let written = Written::default();
-        let service = ObjectKey::new("ns", "s");
-        let slice = |generation| {
-            let metadata = ObjectMeta { uid: Some("u".to_owned()), generation: Some(generation), ..ObjectMeta::default() };
-            Arc::new(EndpointSlice { metadata, ..EndpointSlice::default() })
-        };
-        written.note(&service, "u", Some(2));
-        assert!(written.is_ahead_of(&service, &[]));
-        assert!(written.is_ahead_of(&service, &[slice(1)]));
-        assert!(!written.is_ahead_of(&service, &[slice(2)]));
-        written.note(&service, "u", None);
-        assert!(written.is_ahead_of(&service, &[slice(2)]));
-        assert!(!written.is_ahead_of(&service, &[]));
-        written.note(&service, "u", Some(9));
-        tokio::time::advance(UNSEEN).await;
-        assert!(!written.is_ahead_of(&service, &[]), "a write that never shows is forgotten");
     }
 }

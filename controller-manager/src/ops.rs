@@ -215,11 +215,20 @@ impl Executor {
 
     /// Does everything in order up to the first failure. Says when to look again, the earliest of the times.
     pub async fn apply(&self, ops: Vec<Op>) -> Result<Option<Duration>, kube::Error> {
+        self.apply_noting(ops, |_| {}).await
+    }
+
+    /// The same, and tells what the apiserver answered to everything that created or changed an object.
+    pub async fn apply_noting(&self, ops: Vec<Op>, note: impl Fn(&Value)) -> Result<Option<Duration>, kube::Error> {
         let mut after: Option<Duration> = None;
         for op in ops {
             match op {
                 Op::Send(request) => {
-                    self.send(*request).await?;
+                    let deletes = request.method == "DELETE";
+                    let answer = self.send(*request).await?;
+                    if !deletes {
+                        note(&answer);
+                    }
                 }
                 Op::Event { about, warning, reason, message } => {
                     let event_type = if warning { EventType::Warning } else { EventType::Normal };

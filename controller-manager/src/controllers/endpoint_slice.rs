@@ -6,7 +6,8 @@
 
 use crate::claim::controller_reference;
 use crate::controller::{Context, Controller, Keys, watch_all};
-use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, Written, ports_key};
+use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, ports_key};
+use crate::written::WrittenChildren;
 use crate::{pods, services};
 use anyhow::bail;
 use client::{Cache, Change, ObjectKey};
@@ -30,7 +31,7 @@ pub struct EndpointSliceController {
     pods: Arc<Cache<Pod>>,
     nodes: Arc<Cache<Node>>,
     slices: Arc<Cache<EndpointSlice>>,
-    written: Written,
+    written: WrittenChildren,
 }
 
 /// What the cluster has for one service.
@@ -51,7 +52,7 @@ impl EndpointSliceController {
             services: context.caches.of(),
             pods: context.caches.of(),
             nodes: context.caches.of(),
-            written: Written::default(),
+            written: WrittenChildren::default(),
             slices,
             context,
         }
@@ -59,13 +60,15 @@ impl EndpointSliceController {
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         // The slices of a service that is gone are the garbage collector's.
-        let Some(service) = self.services.get(key) else { return Ok(None) };
+        let Some(service) = self.services.get(key) else {
+            self.written.forget(key);
+            return Ok(None);
+        };
         let Some(selector) = services::selector(&service) else { return Ok(None) };
         let mut slices = self.slices.by_index(BY_SERVICE, &endpoint_slices::index_key(key, NAME));
         slices.retain(|slice| slice.metadata.deletion_timestamp.is_none());
-        if self.written.is_ahead_of(key, &slices) {
-            // The change that is waited for puts the key into the queue.
-            return Ok(Some(Duration::from_secs(1)));
+        if let Some(wait) = self.written.wait(key, &slices) {
+            return Ok(Some(wait));
         }
         let zone = |node: &str| {
             let node = self.nodes.get(&ObjectKey::new("", node))?;
@@ -73,7 +76,7 @@ impl EndpointSliceController {
         };
         let pods = services::pods_of(&service, &selector, &self.pods);
         let (changes, lost) = plan(&State { service: &service, pods: &pods, slices: &slices, zone: &zone });
-        self.written.write(&self.context.executor, key, changes).await?;
+        endpoint_slices::write(&self.context.executor, &self.written, key, changes).await?;
         if let Some(problem) = lost.first() {
             bail!("{problem}");
         }
@@ -189,7 +192,7 @@ impl Controller for EndpointSliceController {
             let slice = change.object();
             let Some(service) = endpoint_slices::service_of(slice) else { return };
             if let Change::Deleted(slice) = change {
-                controller.written.deleted(&service, slice);
+                controller.written.deleted(&service, slice.as_ref());
             }
             if [Some(slice), change.old()].into_iter().flatten().any(|slice| is_ours(slice)) {
                 queue.add(service);

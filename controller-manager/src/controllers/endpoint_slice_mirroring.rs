@@ -3,8 +3,9 @@
 
 use crate::claim::controller_reference;
 use crate::controller::{Context, Controller, Keys, watch_all};
-use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, Written, ports_key};
+use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, ports_key};
 use crate::services;
+use crate::written::WrittenChildren;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointSubset, Endpoints, Service};
@@ -29,7 +30,7 @@ pub struct MirroringController {
     services: Arc<Cache<Service>>,
     endpoints: Arc<Cache<Endpoints>>,
     slices: Arc<Cache<EndpointSlice>>,
-    written: Written,
+    written: WrittenChildren,
 }
 
 impl MirroringController {
@@ -37,14 +38,14 @@ impl MirroringController {
     pub fn new(context: Context) -> Self {
         let slices: Arc<Cache<EndpointSlice>> = context.caches.of();
         slices.add_index(BY_SERVICE, endpoint_slices::index_of);
-        Self { services: context.caches.of(), endpoints: context.caches.of(), written: Written::default(), slices, context }
+        Self { services: context.caches.of(), endpoints: context.caches.of(), written: WrittenChildren::default(), slices, context }
     }
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let mut slices = self.slices.by_index(BY_SERVICE, &endpoint_slices::index_key(key, NAME));
         slices.retain(|slice| slice.metadata.deletion_timestamp.is_none());
-        if self.written.is_ahead_of(key, &slices) {
-            return Ok(Some(Duration::from_secs(1)));
+        if let Some(wait) = self.written.wait(key, &slices) {
+            return Ok(Some(wait));
         }
         let has_none_of_its_own = |service: &Arc<Service>| service.spec.as_ref().is_none_or(|spec| spec.selector.is_none());
         let mirrored = self.services.get(key).filter(has_none_of_its_own).and_then(|_| self.endpoints.get(key));
@@ -52,7 +53,7 @@ impl MirroringController {
             Some(endpoints) => plan(&endpoints, &slices),
             None => Changes { delete: slices, ..Changes::default() },
         };
-        self.written.write(&self.context.executor, key, changes).await?;
+        endpoint_slices::write(&self.context.executor, &self.written, key, changes).await?;
         Ok(None)
     }
 }
@@ -135,7 +136,7 @@ impl Controller for MirroringController {
             };
             let Some(service) = endpoint_slices::service_of(slice) else { return };
             if let Change::Deleted(slice) = change {
-                controller.written.deleted(&service, slice);
+                controller.written.deleted(&service, slice.as_ref());
             }
             if ours(slice) || change.old().is_some_and(ours) {
                 queue.add(service);

@@ -1,6 +1,8 @@
 //! Deployments: a ReplicaSet per version of the template, and the way from one to the next (upstream: `pkg/controller/deployment`).
 //!
-//! [`plan`] decides, on the numbers in [`replica_sets`], with the conditions of [`status`]; this file is the shell around it.
+//! [`plan`] decides, on the numbers in [`replica_sets`], with the conditions of [`status`]; this file is the shell around it. Unlike upstream's, it does
+//! not act before its cache has the ReplicaSets as it wrote them last: or a Deployment that changes again in that moment would get a ReplicaSet more
+//! without counting the one before, and so more replicas than its surge allows.
 
 mod plan;
 mod replica_sets;
@@ -11,12 +13,14 @@ use crate::claim::claim;
 use crate::controller::{Context, Controller, Keys, controller_key, controller_of, watch_all, watch_owned};
 use crate::ops::{Op, Request};
 use crate::pods;
+use crate::written::WrittenChildren;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use plan::Plan;
+use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,17 +30,21 @@ pub struct DeploymentController {
     deployments: Arc<Cache<Deployment>>,
     replica_sets: Arc<Cache<ReplicaSet>>,
     pods: Arc<Cache<Pod>>,
+    written: WrittenChildren,
 }
 
 impl DeploymentController {
     /// With the shared caches.
     pub fn new(context: Context) -> Self {
         let caches = &context.caches;
-        Self { deployments: caches.of(), replica_sets: caches.of(), pods: caches.of(), context }
+        Self { deployments: caches.of(), replica_sets: caches.of(), pods: caches.of(), written: WrittenChildren::default(), context }
     }
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
-        let Some(deployment) = self.deployments.get(key) else { return Ok(None) };
+        let Some(deployment) = self.deployments.get(key) else {
+            self.written.forget(key);
+            return Ok(None);
+        };
         let executor = &self.context.executor;
         let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
         if selector.is_some_and(api::validation::labels::is_empty) {
@@ -50,6 +58,9 @@ impl DeploymentController {
             return Ok(None);
         }
         let candidates = self.replica_sets.in_namespace(&key.namespace);
+        if let Some(wait) = self.written.wait(key, &candidates) {
+            return Ok(Some(wait));
+        }
         let claimed = claim(deployment.as_ref(), &candidates, None, |set: &ReplicaSet| {
             selector.is_some_and(|selector| api::validation::labels::matches(selector, set.metadata.labels.as_ref()))
         });
@@ -59,17 +70,24 @@ impl DeploymentController {
             pods.iter().any(|pod| !pods::is_finished(pod))
         };
         let Plan { ops, created, mut status_of } = plan::plan(&deployment, &owned, &pods_left, self.context.clock.now());
-        if let Some(new) = created
-            && let Err(error) = executor.send(Request::create(new.as_ref())).await
-        {
-            return self.creation_failed(&deployment, &new, error, status_of.take()).await;
+        if let Some(new) = created {
+            match executor.send(Request::create(new.as_ref())).await {
+                Ok(answer) => self.written.note(key, &answer),
+                Err(error) => return self.creation_failed(key, &deployment, &new, error, status_of.take()).await,
+            }
         }
-        Ok(executor.apply(ops).await?)
+        let note = |answer: &Value| {
+            if answer["kind"] == "ReplicaSet" {
+                self.written.note(key, answer);
+            }
+        };
+        Ok(executor.apply_noting(ops, note).await?)
     }
 
     /// A ReplicaSet of that name exists: ours, and only the cache is late; or another's, and the hash needs another seed. Any other failure is told.
     async fn creation_failed(
         &self,
+        key: &ObjectKey,
         deployment: &Deployment,
         new: &ReplicaSet,
         error: kube::Error,
@@ -83,7 +101,8 @@ impl DeploymentController {
                 let existing = api.get(name).await?;
                 let ours = controller_of(&existing).is_some_and(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref());
                 if ours && replica_sets::same_template(&existing, deployment) {
-                    return Ok(None);
+                    self.written.note(key, &serde_json::to_value(&existing)?);
+                    return Ok(self.written.wait(key, &self.replica_sets.in_namespace(&key.namespace)));
                 }
                 let mut updated = deployment.clone();
                 let status = updated.status.get_or_insert_default();
@@ -108,6 +127,13 @@ impl DeploymentController {
 impl Controller for DeploymentController {
     fn watch(self: Arc<Self>, keys: &Keys) {
         watch_all(&self.deployments, keys);
+        let controller = Arc::downgrade(&self);
+        self.replica_sets.subscribe(move |change| {
+            let Change::Deleted(set) = change else { return };
+            if let (Some(controller), Some(key)) = (controller.upgrade(), controller_key::<Deployment, ReplicaSet>(set.as_ref())) {
+                controller.written.deleted(&key, set.as_ref());
+            }
+        });
         watch_owned::<Deployment, ReplicaSet>(&self.replica_sets, keys);
         let (queue, deployments) = (keys.clone(), self.deployments.clone());
         self.replica_sets.subscribe(move |change| {

@@ -2,10 +2,8 @@
 //! anything, never fewer that serve than an update may take away.
 //!
 //! What a controller may rely on is what its cache tells, and that may be some seconds old: a limit is the highest that was asked for within
-//! [`WINDOW`]. And a creation whose answer got lost may be made once more.
-//!
-//! Not checked: the sum over a Deployment's ReplicaSets. It does not wait until its cache has the ReplicaSet that it made last, so another update in that
-//! moment may exceed the surge for a while.
+//! [`WINDOW`]. A creation whose answer got lost may be made once more, and so many more are allowed as that was about. A pod that died is missing until the
+//! workload has served as it should again.
 
 use super::nodes::node_of;
 use super::world::{Objects, controller, text};
@@ -37,12 +35,15 @@ impl Past {
 
 #[derive(Default)]
 pub struct Invariants {
-    /// By the UID of an owner of pods: how many it wants.
+    /// By the UID of an owner of pods: how many it wants. Of a Deployment: how many its ReplicaSets may want together.
     wanted: BTreeMap<String, Past>,
     /// By name of a workload: whether it has served as it should since somebody interfered.
     reached: BTreeMap<String, bool>,
     interfered: Duration,
-    lost: Vec<Duration>,
+    /// Creations whose answer got lost: when, of what, and for how many pods each stands.
+    lost: Vec<(Duration, &'static str, i64)>,
+    /// Pods that died without a controller's doing, by their controller: when.
+    died: BTreeMap<String, Vec<Duration>>,
     now: Duration,
     broken: Option<String>,
 }
@@ -78,13 +79,18 @@ impl Invariants {
     }
 
     /// A creation was carried out and nobody was told.
-    pub fn lost(&mut self) {
-        self.lost.push(self.now);
+    pub fn lost(&mut self, plural: &'static str, object: &Value) {
+        self.lost.push((self.now, plural, if plural == "pods" { 1 } else { number(object, "/spec/replicas") }));
     }
 
-    fn slack(&self) -> i64 {
+    /// A pod stops serving by chance.
+    pub fn died(&mut self, pod: &Value) {
+        self.died.entry(controller(pod).unwrap_or_default().to_owned()).or_default().push(self.now);
+    }
+
+    fn slack(&self, plural: &str) -> i64 {
         let since = self.now.saturating_sub(WINDOW);
-        i64::try_from(self.lost.iter().filter(|at| **at >= since).count()).unwrap_or(i64::MAX)
+        self.lost.iter().filter(|(at, of, _)| *at >= since && *of == plural).map(|(.., count)| count).sum()
     }
 
     fn check(&mut self, holds: bool, why: impl FnOnce() -> String) {
@@ -99,6 +105,13 @@ impl Invariants {
         match plural {
             "replicasets" | "replicationcontrollers" => {
                 self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("replicas"));
+                if !gone && before.is_none_or(|before| number(before, "/spec/replicas") < spec("replicas")) {
+                    self.replica_set_grew(objects, object);
+                }
+            }
+            "deployments" => {
+                let most = spec("replicas") + spec("strategy/rollingUpdate/maxSurge");
+                self.wanted.entry(uid(object).to_owned()).or_default().note(now, most);
             }
             "jobs" => self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("parallelism")),
             "pods" if before.is_none() && !gone => self.pod_created(objects, object),
@@ -109,10 +122,18 @@ impl Invariants {
         }
     }
 
+    fn replica_set_grew(&mut self, objects: &Objects, set: &Value) {
+        let Some(of) = controller(set) else { return };
+        let Some(most) = self.wanted.get(of).map(|wanted| wanted.highest(self.now) + self.slack("replicasets")) else { return };
+        let sets = of_kind(objects, "replicasets").filter(|other| controller(other) == Some(of));
+        let sum: i64 = sets.map(|other| number(other, "/spec/replicas")).sum();
+        self.check(sum <= most, || format!("{sum} replicas where {most} are allowed, with {}", text(set, "/metadata/name")));
+    }
+
     fn pod_created(&mut self, objects: &Objects, pod: &Value) {
         let Some(of) = controller(pod) else { return };
         let active = || of_kind(objects, "pods").filter(|other| controller(other) == Some(of) && is_active(other));
-        let slack = self.slack();
+        let slack = self.slack("pods");
         if let Some(wanted) = self.wanted.get(of).map(|wanted| wanted.highest(self.now)) {
             let count = i64::try_from(active().count()).unwrap_or(i64::MAX);
             self.check(count <= wanted + slack, || format!("{count} pods where {wanted} are wanted, with {}", text(pod, "/metadata/name")));
@@ -133,29 +154,40 @@ impl Invariants {
         for pod in of_kind(objects, "pods").filter(|pod| serves(pod)) {
             *serving.entry(controller(pod).unwrap_or_default()).or_default() += 1;
         }
-        let mut floors: Vec<(String, i64, i64)> = Vec::new();
+        // Name, the UIDs of those whose pods count, how many of these serve, and the least.
+        let mut floors: Vec<(String, Vec<&str>, i64, i64)> = Vec::new();
         for deployment in of_kind(objects, "deployments").filter(|d| text(d, "/spec/strategy/type") == "RollingUpdate") {
             let sets = of_kind(objects, "replicasets").filter(|set| controller(set) == Some(uid(deployment)));
-            let count = sets.map(|set| serving.get(uid(set)).copied().unwrap_or(0)).sum();
+            let sets: Vec<&str> = sets.map(uid).collect();
+            let count = sets.iter().map(|set| serving.get(set).copied().unwrap_or(0)).sum();
             let floor = number(deployment, "/spec/replicas") - number(deployment, "/spec/strategy/rollingUpdate/maxUnavailable");
-            floors.push((text(deployment, "/metadata/name").to_owned(), count, floor));
+            floors.push((text(deployment, "/metadata/name").to_owned(), sets, count, floor));
         }
         for set in of_kind(objects, "statefulsets") {
             let most = number(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable").max(1);
             let count = serving.get(uid(set)).copied().unwrap_or(0);
-            floors.push((text(set, "/metadata/name").to_owned(), count, number(set, "/spec/replicas") - most));
+            floors.push((text(set, "/metadata/name").to_owned(), vec![uid(set)], count, number(set, "/spec/replicas") - most));
         }
         for set in of_kind(objects, "daemonsets") {
             let nodes = of_kind(objects, "nodes").filter(|node| node.pointer("/spec/taints/0").is_none()).count();
             let count = serving.get(uid(set)).copied().unwrap_or(0);
             let most = number(set, "/spec/updateStrategy/rollingUpdate/maxUnavailable");
-            floors.push((text(set, "/metadata/name").to_owned(), count, i64::try_from(nodes).unwrap_or(0) - most));
+            floors.push((text(set, "/metadata/name").to_owned(), vec![uid(set)], count, i64::try_from(nodes).unwrap_or(0) - most));
         }
-        for (name, count, floor) in floors {
+        let since = self.now.saturating_sub(WINDOW);
+        for (name, owners, count, floor) in floors {
             let reached = self.reached.entry(name.clone()).or_default();
             *reached |= count >= floor;
-            let holds = count >= floor || !*reached;
-            self.check(holds, || format!("{name} has {count} pods that serve, and {floor} is the least"));
+            let mut died = 0;
+            for owner in owners {
+                let Some(deaths) = self.died.get_mut(owner) else { continue };
+                if count >= floor {
+                    deaths.retain(|at| *at >= since);
+                }
+                died += i64::try_from(deaths.len()).unwrap_or(i64::MAX);
+            }
+            let holds = count >= floor - died || !*reached;
+            self.check(holds, || format!("{name} has {count} pods that serve, and {floor} is the least ({died} died)"));
         }
     }
 }

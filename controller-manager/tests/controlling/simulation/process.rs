@@ -165,9 +165,9 @@ fn client(world: Arc<World>, trouble: Trouble, seed: u64) -> Client {
                 30..50 if bad && parts.method == http::Method::PUT => refusal(409, "Conflict", "somebody was faster"),
                 50..80 if bad => {
                     // Carried out, and the answer is lost.
-                    let (code, _) = world.request(parts.method.as_str(), &path, content_type, body);
+                    let (code, answer) = world.request(parts.method.as_str(), &path, content_type, body);
                     if parts.method == http::Method::POST && code < 300 {
-                        world.lost();
+                        world.lost(&answer);
                     }
                     refusal(504, "Timeout", "the answer did not come in time")
                 }

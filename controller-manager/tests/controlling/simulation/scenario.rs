@@ -65,8 +65,11 @@ impl Scenario {
         if self.gentle {
             return;
         }
-        world.interfered();
-        match rng.random_range(0..8) {
+        let what = rng.random_range(0..8);
+        if !(3..7).contains(&what) {
+            world.interfered();
+        }
+        match what {
             0..3 => self.change_one(world, rng, kind),
             3 => pod(world, rng, "deletes", |name| drop(world.request("DELETE", &path("pods", name), "", json!({})))),
             4 => pod(world, rng, "sees the end of", |name| world.change("pods", name, |pod| pod["status"] = json!({"phase": "Failed"}))),
@@ -89,7 +92,10 @@ impl Scenario {
                 world.note(format!("a user deletes {kind}"));
                 world.request("DELETE", &path(kind, kind), "", json!({}));
             }
-            _ => self.change_nodes(world, rng),
+            _ => {
+                world.interfered();
+                self.change_nodes(world, rng);
+            }
         }
     }
 
@@ -152,7 +158,9 @@ impl Scenario {
 fn pod(world: &World, rng: &mut SmallRng, what: &str, act: impl FnOnce(&str)) {
     let pods = world.list("pods").0;
     if !pods.is_empty() {
-        let name = text(&pods[rng.random_range(0..pods.len())], "/metadata/name").to_owned();
+        let pod = &pods[rng.random_range(0..pods.len())];
+        let name = text(pod, "/metadata/name").to_owned();
+        world.dies(pod);
         world.note(format!("somebody {what} pod {name}"));
         act(&name);
     }

@@ -152,8 +152,14 @@ impl World {
     }
 
     /// The answer to a creation got lost.
-    pub fn lost(&self) {
-        self.state.lock().invariants.lost();
+    pub fn lost(&self, created: &Value) {
+        let plural = KINDS.iter().find(|(_, _, kind)| created["kind"] == *kind).map_or("", |(plural, ..)| *plural);
+        self.state.lock().invariants.lost(plural, created);
+    }
+
+    /// A pod is about to stop serving, by no controller's doing.
+    pub fn dies(&self, pod: &Value) {
+        self.state.lock().invariants.died(pod);
     }
 
     pub fn broken(&self) -> Option<String> {
@@ -255,9 +261,10 @@ impl World {
             return Err(refusal(409, "Conflict", "the object has been modified"));
         }
         if part == "status" {
-            let status = new["status"].take();
+            // Annotations are taken along, as the apiserver does it.
+            let (status, annotations) = (new["status"].take(), new["metadata"]["annotations"].take());
             new = old.clone();
-            new["status"] = status;
+            (new["status"], new["metadata"]["annotations"]) = (status, annotations);
         } else {
             match old.get("status") {
                 Some(status) => new["status"] = status.clone(),
