@@ -7,6 +7,7 @@
 //! - [`events`]: writes Events as upstream's two recorders do, counted, combined and rate-limited.
 //! - [`election`]: one leader among several replicas, by a Lease.
 //! - [`serving`]: `/healthz`, `/livez`, `/readyz` and `/metrics` over TLS.
+//! - [`spdy`]: streams into containers, as runtimes speak them.
 //!
 //! Deliberately absent: client-side rate limits (the server's priority and fairness, and the bound on parallel requests that every
 //! caller has anyway, do that work), periodic resyncs (a watch that ends is resumed or listed again), and typed clients per kind
@@ -20,6 +21,7 @@ pub mod events;
 pub mod expectations;
 pub mod queue;
 pub mod serving;
+pub mod spdy;
 
 pub use cache::{Cache, Change, ObjectKey, SharedCaches};
 pub use connection::connect;

@@ -7,6 +7,7 @@ use crate::kubeconfig::{CLUSTERS, CONTEXTS, Kubeconfig, USERS};
 use futures::AsyncBufReadExt;
 use http::{Method, Request};
 use http_body_util::BodyExt;
+use hyper::upgrade::Upgraded;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::client::Body;
 use serde_json::{Map, Value, json};
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 /// Largest answer read into memory: the API server itself sends no more in one list page, and a log comes as a stream.
 const MAX_ANSWER: usize = 1 << 30;
+
+/// A refusal is a Status of a few kilobytes; anything longer is no Status.
+const MAX_REFUSAL: usize = 8 << 20;
 
 /// Flags that replace fields of the cluster entry.
 const CLUSTER_FLAGS: [(&str, &str); 5] = [
@@ -258,10 +262,30 @@ impl Connection {
         if code.is_success() {
             return Ok(response);
         }
-        // A refusal is a Status of a few kilobytes; anything longer is no Status.
-        let body = http_body_util::Limited::new(response.into_body(), 8 << 20).collect().await;
+        let body = http_body_util::Limited::new(response.into_body(), MAX_REFUSAL).collect().await;
         let body = body.map(|b| b.to_bytes()).unwrap_or_default();
         Err(refusal(code.as_u16(), &body, &verb, &path))
+    }
+
+    /// Has the server change to another protocol, as `headers` ask for it. Answers with the headers it agreed with and the bytes behind them.
+    pub async fn upgrade(&self, method: Method, url: &Url, headers: &[(&str, &str)]) -> Result<(http::HeaderMap, Upgraded)> {
+        let mut request = self.request(method, url, "*/*", None)?;
+        request.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("Upgrade"));
+        for (name, value) in headers {
+            let parsed = http::HeaderName::try_from(*name).ok().zip(http::HeaderValue::from_str(value).ok());
+            let (name, value) = parsed.ok_or_else(|| message(format!("invalid header {name}: {value}")))?;
+            request.headers_mut().insert(name, value);
+        }
+        let (verb, path) = (request.method().clone(), request.uri().to_string());
+        let response = self.client.send(request).await.map_err(|e| unreachable(&e, &self.host))?;
+        let code = response.status();
+        if code != http::StatusCode::SWITCHING_PROTOCOLS {
+            let body = http_body_util::Limited::new(response.into_body(), MAX_REFUSAL).collect().await;
+            return Err(refusal(code.as_u16(), &body.map(|b| b.to_bytes()).unwrap_or_default(), &verb, &path));
+        }
+        let answered = response.headers().clone();
+        let upgraded = hyper::upgrade::on(response).await.map_err(|e| message(format!("unable to upgrade connection: {e}")))?;
+        Ok((answered, upgraded))
     }
 
     /// The error of a failed WebSocket upgrade.

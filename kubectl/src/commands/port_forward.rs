@@ -1,22 +1,19 @@
-//! `kubectl port-forward`: local ports that lead into a pod, each connection over a WebSocket of its own
-//! (`v4.channel.k8s.io` framing: a data and an error channel for the port).
+//! `kubectl port-forward`: local ports that lead into a pod, each connection as a pair of streams of one tunnel ([`Tunnel`]).
 
 use crate::cli::{Args, Command, Flag};
 use crate::connection::{Connection, Url};
 use crate::context::Context;
-use crate::error::{Error, Result, message};
-use crate::remote;
-use futures::{SinkExt, StreamExt};
+use crate::error::{Result, message};
+use crate::remote::{self, Tunnel};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::Message;
 
 /// What one read from a local connection may bring.
 const PIECE: usize = 32 * 1024;
-/// Channels of the one port a connection asks for.
-const DATA: u8 = 0;
-const ERROR: u8 = 1;
+/// How long after the end of a connection its error stream may still say why.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The command.
 pub fn cli() -> Command {
@@ -127,69 +124,84 @@ fn target_port(pod: &serde_json::Value, service: Option<&serde_json::Value>, por
         .ok_or_else(|| message(format!("Pod '{}' does not have a named port '{wanted}'", pod["metadata"]["name"].as_str().unwrap_or(""))))
 }
 
-/// Accepts until interrupted.
+/// Accepts until interrupted, or until the tunnel to the pod ends.
 fn serve(connection: &Rc<Connection>, listeners: Vec<(TcpListener, u16, u16)>, path: &str) -> Result<()> {
     let tasks = tokio::task::LocalSet::new();
-    for (listener, remote, local) in listeners {
-        let (connection, url) = (connection.clone(), Url::new(path).query("ports", remote.to_string()));
-        tasks.spawn_local(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                println!("Handling connection for {local}");
-                let (connection, url) = (connection.clone(), url.clone());
-                tokio::task::spawn_local(async move {
-                    if let Err(e) = forward(&connection, &url, stream).await {
-                        eprintln!("an error occurred forwarding {local} -> {remote}: {e}");
-                    }
-                });
-            }
-        });
-    }
-    connection.block_on(tasks);
-    Ok(())
+    connection.block_on(tasks.run_until(async {
+        let (tunnel, ended) = Tunnel::dial(connection, &Url::new(path)).await?;
+        let tunnel = Rc::new(tunnel);
+        for (listener, remote, local) in listeners {
+            let tunnel = tunnel.clone();
+            tokio::task::spawn_local(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    println!("Handling connection for {local}");
+                    let tunnel = tunnel.clone();
+                    tokio::task::spawn_local(async move {
+                        if let Err(e) = forward(&tunnel, remote, stream).await {
+                            eprintln!("an error occurred forwarding {local} -> {remote}: {e}");
+                            // Where one port does not answer upstream gives all of them up, and scripts start it anew.
+                            tunnel.close().await;
+                        }
+                    });
+                }
+            });
+        }
+        ended.await;
+        Err(message("lost connection to pod"))
+    }))
 }
 
-async fn forward(connection: &Connection, url: &Url, stream: TcpStream) -> Result<()> {
-    let request = http::Request::get(url.as_str()).body(Vec::new()).map_err(|e| message(e.to_string()))?;
-    let open = connection.client().connect(request).await.map_err(|e| connection.upgrade_error(e))?;
-    let (mut sink, mut source) = open.into_stream().split();
+/// Joins a local connection to the pod's port, each direction for as long as it lasts.
+async fn forward(tunnel: &Tunnel, port: u16, stream: TcpStream) -> Result<()> {
+    let (mut errors, mut data) = tunnel.forward(port).await?;
     let (mut reader, mut writer) = stream.into_split();
-    let mut buffer = vec![0; PIECE];
-    // The first frame of each channel carries only the port's number.
-    let mut fresh = [true, true];
-    let broken = |e: &dyn std::fmt::Display| message(e.to_string());
-    loop {
-        tokio::select! {
-            n = reader.read(&mut buffer) => {
-                let n = n?;
-                if n == 0 {
-                    // The subprotocol cannot say that one direction has ended, so the end of input ends the connection.
-                    sink.close().await.map_err(|e| broken(&e))?;
-                    return Ok(());
-                }
-                let mut frame = vec![DATA];
-                frame.extend_from_slice(&buffer[..n]);
-                sink.send(Message::Binary(frame.into())).await.map_err(|e| broken(&e))?;
-            }
-            frame = source.next() => {
-                let data = match frame {
-                    Some(Ok(Message::Binary(data))) => data,
-                    Some(Ok(Message::Close(_))) | None => return Ok(()),
-                    Some(Ok(_)) => continue,
-                    Some(Err(e)) => return Err(broken(&e)),
-                };
-                let Some((channel, data)) = data.split_first() else { continue };
-                if let Some(first) = fresh.get_mut(usize::from(*channel))
-                    && std::mem::take(first)
-                {
-                    continue;
-                }
-                match *channel {
-                    DATA => writer.write_all(data).await?,
-                    ERROR => return Err(Error::Message(String::from_utf8_lossy(data).into_owned())),
-                    _ => {}
-                }
+    let id = data.id;
+    let outgoing = async {
+        let mut buffer = vec![0; PIECE];
+        // A local end that breaks off has nothing more to say, either.
+        while let Ok(n @ 1..) = reader.read(&mut buffer).await {
+            tunnel.send(id, &buffer[..n]).await?;
+        }
+        tunnel.finish(id).await
+    };
+    let incoming = async {
+        while let Some(bytes) = data.incoming.recv().await {
+            if writer.write_all(&bytes).await.is_err() {
+                return; // Nobody listens any more.
             }
         }
+        // The same: whoever went away needs no end.
+        drop(writer.shutdown().await);
+    };
+    let said = async {
+        let mut text = Vec::new();
+        while let Some(bytes) = errors.incoming.recv().await {
+            text.extend(bytes);
+        }
+        text
+    };
+    tokio::pin!(outgoing, said);
+    let mut sending = true;
+    let received = async {
+        tokio::pin!(incoming);
+        loop {
+            tokio::select! {
+                () = &mut incoming => return Ok(()),
+                sent = &mut outgoing, if sending => { sending = false; sent? }
+            }
+        }
+    };
+    let done: Result<()> = received.await;
+    drop(data);
+    done?;
+    if sending {
+        // The pod has ended the connection: what is still said here is heard by nobody.
+        tunnel.finish(id).await?;
+    }
+    // What went wrong is told before the error stream ends; a server that keeps it open has nothing to tell.
+    match tokio::time::timeout(LAST_WORD, said).await {
+        Ok(text) if !text.is_empty() => Err(message(String::from_utf8_lossy(&text).into_owned())),
+        _ => Ok(()),
     }
 }
 

@@ -1,11 +1,14 @@
-//! Streams into and out of containers: exec, attach, port-forward, over WebSocket subprotocols `v5.channel.k8s.io` and `v4.channel.k8s.io`
-//! (upstream: `client-go/tools/remotecommand`, KEP-4006). Left out: SPDY, which servers of the last ten releases no longer need.
+//! Streams into and out of containers: exec and attach over WebSocket subprotocols `v5.channel.k8s.io` and `v4.channel.k8s.io`, port-forward over SPDY in a
+//! WebSocket (upstream: `client-go/tools/{remotecommand,portforward}`, KEP-4006). Left out: exec and attach over SPDY, which servers of the last ten
+//! releases no longer need.
 
 mod session;
 mod terminal;
+mod tunnel;
 
 pub use session::{Session, Streams};
 pub use terminal::{RawMode, size};
+pub use tunnel::Tunnel;
 
 use crate::cli::Args;
 use crate::connection::{Connection, JSON, Url};

@@ -9,7 +9,6 @@ pub mod exposition;
 pub mod files;
 pub mod logs;
 pub mod metrics;
-pub mod spdy;
 pub mod stats;
 pub mod streams;
 pub mod tls;

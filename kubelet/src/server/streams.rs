@@ -3,10 +3,7 @@
 //! What both speak (SPDY, the WebSocket protocols up to v4) goes through as bytes. WebSocket `v5.channel.k8s.io` is translated to SPDY, since
 //! only that can end standard input; a port-forward tunnelled through WebSocket is unpacked.
 
-use super::{
-    Shared,
-    spdy::{self, Frame, Streams},
-};
+use super::Shared;
 use crate::{container::identity, pod::observed::Observed};
 use anyhow::Context;
 use axum::{
@@ -15,11 +12,12 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use client::spdy::{self, Frame};
 use futures::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, split},
     net::TcpStream,
@@ -125,7 +123,7 @@ pub async fn exec(
             stderr: channels.stderr,
         };
         let url = shared.workers.node().runtime.exec(wanted).await.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, e))?;
-        join(request, &url, channels).await
+        join(request, &url, Some(channels)).await
     };
     joined.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -143,7 +141,7 @@ pub async fn attach(
         let wanted =
             AttachRequest { container_id: id, tty: channels.tty, stdin: channels.stdin, stdout: channels.stdout, stderr: channels.stderr };
         let url = shared.workers.node().runtime.attach(wanted).await.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, e))?;
-        join(request, &url, channels).await
+        join(request, &url, Some(channels)).await
     };
     joined.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -165,8 +163,7 @@ pub async fn port_forward(
         let ports = query.all("port").iter().chain(&query.all("ports")).flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
         let wanted = PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port: ports };
         let url = runtime.port_forward(wanted).await.map_err(|e| refuse(StatusCode::INTERNAL_SERVER_ERROR, e))?;
-        let none = Channels { stdin: false, stdout: false, stderr: false, tty: false };
-        join(request, &url, none).await
+        join(request, &url, None).await
     };
     joined.await.unwrap_or_else(IntoResponse::into_response)
 }
@@ -190,8 +187,9 @@ pub async fn run(
     }
 }
 
-/// Joins the caller's upgrade to the runtime's.
-async fn join(mut request: Request, url: &str, channels: Channels) -> Result<Response, Refusal> {
+/// Joins the caller's upgrade to the runtime's. Without channels it is a port-forward's, for which clients offer v5 as well, but mean what the runtime
+/// chooses.
+async fn join(mut request: Request, url: &str, channels: Option<Channels>) -> Result<Response, Refusal> {
     let headers = request.headers().clone();
     let upgrade = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_lowercase();
     let offered: Vec<String> = headers
@@ -202,8 +200,8 @@ async fn join(mut request: Request, url: &str, channels: Channels) -> Result<Res
         .collect();
     let offers = |protocol: &str| offered.iter().any(|p| p == protocol);
     let failed = |e: anyhow::Error| refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("{e:#}"));
-    match upgrade.as_str() {
-        "websocket" if offers(V5) => {
+    match (upgrade.as_str(), channels) {
+        ("websocket", Some(channels)) if offers(V5) => {
             let runtime = connect_spdy(url, "v4.channel.k8s.io").await.map_err(failed)?;
             let answer = accept(&headers, V5)?;
             let caller = hyper::upgrade::on(&mut request);
@@ -214,7 +212,7 @@ async fn join(mut request: Request, url: &str, channels: Channels) -> Result<Res
             });
             Ok(answer)
         }
-        "websocket" if offers(TUNNEL) => {
+        ("websocket", None) if offers(TUNNEL) => {
             let runtime = connect_spdy(url, "portforward.k8s.io").await.map_err(failed)?;
             let answer = accept(&headers, TUNNEL)?;
             let caller = hyper::upgrade::on(&mut request);
@@ -225,7 +223,7 @@ async fn join(mut request: Request, url: &str, channels: Channels) -> Result<Res
             });
             Ok(answer)
         }
-        "websocket" | "spdy/3.1" => {
+        ("websocket" | "spdy/3.1", _) => {
             let (mut answer, runtime) = connect(url, request.method().clone(), &headers).await.map_err(failed)?;
             let Some(mut runtime) = runtime else { return Ok(answer) };
             let caller = hyper::upgrade::on(&mut request);
@@ -312,7 +310,7 @@ async fn server_socket(upgraded: Upgraded) -> CallerSocket {
 async fn translate(caller: CallerSocket, runtime: RuntimeStream, channels: Channels) -> anyhow::Result<()> {
     let (mut reader, writer) = split(runtime);
     let mut writer = spdy::Writer::new(writer);
-    let mut streams = Streams::new();
+    let mut streams = HashMap::new();
     let wanted = [
         (ERROR, "error", true),
         (STDIN, "stdin", channels.stdin),

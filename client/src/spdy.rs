@@ -1,10 +1,11 @@
-//! A client of SPDY/3.1 as the container runtime's streaming server speaks it: streams are opened, written, half-closed and read. It exists
-//! because that server's WebSocket protocol cannot signal the end of standard input.
+//! A client of SPDY/3.1 as container runtimes' streaming servers speak it: streams are opened, written, half-closed and read. It exists because
+//! their WebSocket protocol cannot say that one direction of a stream has ended: the kubelet needs that for standard input, kubectl for the ports it
+//! forwards.
 //!
 //! Header blocks are written as zlib streams of stored blocks, each followed by an empty one (what a sync flush writes), so no compressor is needed;
 //! those that come back say nothing that we need and are skipped. The runtime's library has no flow control, and neither has this. SPDY: draft-mbelshe-httpbis-spdy-00.
 
-use std::{collections::HashMap, io};
+use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Control frames: this bit and the version, 3.
@@ -111,6 +112,11 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         self.inner.flush().await
     }
 
+    /// Ends the connection.
+    pub async fn close(&mut self) -> io::Result<()> {
+        self.inner.shutdown().await
+    }
+
     /// Answers a ping.
     pub async fn pong(&mut self, payload: &[u8]) -> io::Result<()> {
         self.control(PING, payload).await
@@ -149,9 +155,6 @@ pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> io::Result<Opti
         _ => Frame::Other,
     }))
 }
-
-/// The channels of streams by the streams' numbers.
-pub type Streams = HashMap<u32, u8>;
 
 #[cfg(test)]
 mod tests {
