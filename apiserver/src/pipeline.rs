@@ -173,11 +173,18 @@ impl Pipeline {
             Ok(None) => {}
             Err(refusal) => return Authorized { attributes, impersonator: None, decision: Err(refusal) },
         }
-        let decision = match self.authorization.authorize(&attributes) {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(&attributes, &reason)),
-        };
+        let mut decision = self.decide(&attributes);
+        if let (Ok(()), Some(opened)) = (&decision, opened(&attributes, headers)) {
+            decision = self.decide(&opened);
+        }
         Authorized { attributes, impersonator, decision }
+    }
+
+    fn decide(&self, attributes: &Attributes) -> Result<(), StatusError> {
+        match self.authorization.authorize(attributes) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(reason) | Decision::NoOpinion(reason) => Err(forbidden(attributes, &reason)),
+        }
     }
 
     async fn authenticate(&self, connection: &Connection, headers: &HeaderMap) -> Result<UserInfo, StatusError> {
@@ -297,6 +304,17 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
     String::from_utf8(token).ok()
 }
 
+/// What else a request asks for that opens a stream into a pod by WebSocket: such requests have to be GETs, but who may only read may not run commands
+/// (upstream: `AuthorizePodWebsocketUpgradeCreatePermission`).
+fn opened(attributes: &Attributes, headers: &HeaderMap) -> Option<Attributes> {
+    let streams = attributes.group.is_empty() && attributes.resource == "pods" && STREAMS.contains(&attributes.subresource.as_str());
+    let web_socket = headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    (streams && web_socket && attributes.verb == "get").then(|| Attributes { verb: "create".into(), ..attributes.clone() })
+}
+
+/// Subresources of pods through which things are done in them.
+const STREAMS: [&str; 3] = ["attach", "exec", "portforward"];
+
 fn attributes(user: UserInfo, info: &RequestInfo, query: &Query) -> Attributes {
     let selects = matches!(info.verb.as_ref(), "list" | "watch" | "deletecollection");
     Attributes {
@@ -327,6 +345,29 @@ mod tests {
         let (crowd, ()) = tokio::join!(crowd, async { drop(first) });
         assert_eq!(crowd.iter().filter(|turn| turn.is_none()).count(), WAITING, "one went ahead and keeps its turn");
         assert_eq!(too_many().headers()[header::RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn a_stream_into_a_pod_is_something_made() {
+        for (verb, subresource, upgrade, want) in [
+            ("get", "exec", "websocket", true),
+            ("get", "attach", "WebSocket", true),
+            ("get", "portforward", "websocket", true),
+            ("get", "log", "websocket", false),
+            ("get", "exec", "SPDY/3.1", false),
+            ("create", "exec", "websocket", false),
+        ] {
+            let asked = Attributes {
+                verb: verb.into(),
+                resource: "pods".into(),
+                subresource: subresource.into(),
+                resource_request: true,
+                ..Default::default()
+            };
+            let headers = HeaderMap::from_iter([(header::UPGRADE, http::HeaderValue::from_static(upgrade))]);
+            let verb = opened(&asked, &headers).map(|opened| opened.verb);
+            assert_eq!(verb.as_deref(), want.then_some("create"), "{verb:?} {subresource} {upgrade}");
+        }
     }
 
     #[test]
