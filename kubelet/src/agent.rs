@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     config::{self, KubeletConfiguration},
     container::{network, security},
+    device::Devices,
     flags::Flags,
     image::Images,
     lookup::Lookup,
@@ -145,6 +146,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let cgroups = Cgroups::detect(driver(&settings, runtime.as_ref()).await, &settings.cgroup_root)
         .with_process_limit(Some(settings.pod_pids_limit).filter(|most| *most > 0));
     enforce(&settings, &cgroups, &machine, &shares).context("Failed to enforce node allocatable")?;
+    let devices = Devices::new(&root).context("the directory of device plugins")?;
     let node = Arc::new(Node {
         clock: Clock::Wall,
         facts: facts.clone(),
@@ -154,6 +156,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         services: caches.as_ref().map(|c| c.of::<Service>()),
         images: Images::with_records(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS), &root),
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
+        devices: Some(devices.clone()),
         itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
             cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
             api: Api::all(client),
@@ -174,6 +177,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     });
     let workers = Workers::new(node.clone());
     let mut tasks = JoinSet::new();
+    tasks.spawn(devices.run(stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];
     let awaited = settings.server_tls_bootstrap && settings.tls_cert_file.is_empty();

@@ -78,6 +78,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             services: None,
             images: Images::new(usize::MAX >> 4),
             admission: Default::default(),
+            devices: None,
             itself: None,
             cgroups: None,
             places: None,

@@ -22,6 +22,7 @@ pub mod agent;
 pub mod certificate;
 pub mod config;
 pub mod container;
+pub mod device;
 pub mod flags;
 pub mod hollow;
 pub mod image;

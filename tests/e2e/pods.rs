@@ -1,6 +1,6 @@
 //! What pods are: how they start, what their containers share, how they restart.
 
-use skiff_testing::{Cluster, eventually, for_each_kubectl};
+use skiff_testing::{Cluster, Kubectl, eventually, for_each_kubectl};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
@@ -206,4 +206,38 @@ fn a_container_that_exits_is_restarted_alone() {
         assert_eq!((exec.out.as_str(), exec.code), ("multipod\n", 0), "{exec:?}");
         assert!(exec.err.contains("Defaulted container"), "{exec:?}");
     });
+}
+
+/// Proves POD-07 for a rule that starts the whole pod anew, in place: all containers run again, in the sandbox and with the volumes that were there.
+#[test]
+fn a_rule_starts_the_whole_pod_anew() {
+    let k = Kubectl::ours(Cluster::shared(), "anew");
+    k.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: anew}
+spec:
+  restartPolicy: Never
+  initContainers: [{name: i, image: "busybox:1.28", command: [sh, -c, "echo init >> /data/log"], volumeMounts: &data [{name: data, mountPath: /data}]}]
+  containers:
+  - {name: c, image: "busybox:1.28", command: [sh, -c, "echo main >> /data/log; sleep 1000"], volumeMounts: *data}
+  - name: w
+    image: busybox:1.28
+    command: [sh, -c, "test -e /data/again && sleep 1000; while ! grep -q main /data/log; do sleep 0.1; done; touch /data/again; exit 88"]
+    restartPolicy: Never
+    restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [88]}}]
+    volumeMounts: *data
+  volumes: [{name: data, emptyDir: {}}]
+"#,
+    );
+    k.until("pod", "anew", "{.status.containerStatuses[*].restartCount}", "1 1");
+    k.until_ready("anew");
+    assert_eq!(k.field("pod", "anew", "{.status.initContainerStatuses[*].restartCount}"), "1");
+    assert_eq!(k.ok(&["exec", "anew", "-c", "c", "--", "cat", "/data/log"]), "init\nmain\ninit\nmain\n");
+    let last = k.field("pod", "anew", "{.status.containerStatuses[*].lastState.terminated.reason}");
+    assert_eq!(last, "RestartingAllContainers RestartingAllContainers");
+    assert_eq!(k.field("pod", "anew", "{.status.conditions[?(@.type==\"AllContainersRestarting\")].status}"), "False");
+    let sandboxes = Cluster::shared().containers(&k.field("pod", "anew", "{.metadata.uid}"), "sandbox");
+    assert_eq!(sandboxes.len(), 1, "{sandboxes:?}");
 }

@@ -67,7 +67,7 @@ fn on_a_terminal(k: &Kubectl<'_>, arguments: &[&str]) -> (String, i32) {
     (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap_or(-1))
 }
 
-/// Proves POD-18 for exec and attach, and for port-forward with upstream's kubectl.
+/// Proves POD-18 for exec, attach and port-forward.
 #[test]
 fn streams_go_both_ways() {
     for_each_kubectl(Cluster::shared(), "streams", |k| {
@@ -95,10 +95,6 @@ fn streams_go_both_ways() {
         assert_eq!(line, "got hello\n");
         attached.kill().and_then(|()| attached.wait()).expect("it is ours");
 
-        // Ours speaks a protocol here that the runtime's streaming server has no word for.
-        if k.name == "ours" {
-            return;
-        }
         let mut forward = k
             .command(&["port-forward", "pod/talking", ":8080"])
             .stdout(Stdio::piped())
@@ -153,33 +149,53 @@ fn an_ephemeral_container_joins_a_pod() {
     assert_eq!(k.ok(&["get", "pod", "talking", "--no-headers"]).split_whitespace().nth(1), Some("3/3"), "it does not count");
 }
 
-/// Proves POD-18 for clients that ask for a log by WebSocket.
-#[test]
-fn logs_come_by_web_socket_too() {
-    let k = Kubectl::ours(Cluster::shared(), "socket");
-    k.ok(&["run", "alive", "--image=busybox:1.28", "--restart=Never", "--", "echo", "container is alive"]);
-    k.until_phase("alive", "Succeeded");
-    k.ok(&["create", "rolebinding", "reads", "--clusterrole=view", &format!("--serviceaccount={}:default", k.namespace)]);
+/// What comes by WebSocket from a path of a pod, as the namespace's default service account: headers and frames as they are.
+fn by_web_socket(k: &Kubectl<'_>, path: &str, protocol: &str) -> Vec<u8> {
     let token = k.ok(&["create", "token", "default"]);
     let server = k.ok(&["config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]);
-    let url = format!("{server}/api/v1/namespaces/{}/pods/alive/log", k.namespace);
     let headers = [
         format!("Authorization: Bearer {}", token.trim()),
         "Connection: Upgrade".into(),
         "Upgrade: websocket".into(),
         "Sec-WebSocket-Version: 13".into(),
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==".into(),
-        "Sec-WebSocket-Protocol: binary.k8s.io".into(),
+        format!("Sec-WebSocket-Protocol: {protocol}"),
     ];
     let mut command = std::process::Command::new("curl");
-    command.args(["-sikN", "--http1.1", "--max-time", "20", &url]);
+    command.args(["-sikN", "--http1.1", "--max-time", "20", &format!("{server}/api/v1/namespaces/{}/pods/{path}", k.namespace)]);
     for header in &headers {
         command.args(["-H", header]);
     }
-    let output = command.output().expect("curl is installed");
-    let text = String::from_utf8_lossy(&output.stdout);
+    command.output().expect("curl is installed").stdout
+}
+
+/// Proves POD-18 for clients that ask for a log, or run a command, by WebSocket. Who may only read runs nothing.
+#[test]
+fn logs_and_commands_come_by_web_socket_too() {
+    let k = Kubectl::ours(Cluster::shared(), "socket");
+    k.ok(&["run", "alive", "--image=busybox:1.28", "--restart=Never", "--", "sh", "-c", "echo container is alive; sleep 1000"]);
+    k.until_ready("alive");
+    let account = format!("--serviceaccount={}:default", k.namespace);
+    k.ok(&["create", "role", "reads", "--verb=get", "--resource=pods/log,pods/exec"]);
+    k.ok(&["create", "rolebinding", "reads", "--role=reads", &account]);
+    let holds = |output: &[u8], message: &[u8]| output.windows(message.len()).any(|w| w == message);
+
+    let log = by_web_socket(&k, "alive/log", "binary.k8s.io");
+    let text = String::from_utf8_lossy(&log);
     assert!(text.starts_with("HTTP/1.1 101 ") && text.contains("sec-websocket-protocol: binary.k8s.io"), "{text}");
     // One binary message of 19 bytes, not masked.
-    let message = [&[0x82, 19], b"container is alive\n".as_slice()].concat();
-    assert!(output.stdout.windows(message.len()).any(|w| w == message), "{text:?}");
+    assert!(holds(&log, &[&[0x82, 19], b"container is alive\n".as_slice()].concat()), "{text:?}");
+
+    let path = "alive/exec?stderr=1&stdout=1&container=alive&command=echo&command=remote%20execution%20test";
+    let refused = by_web_socket(&k, path, "channel.k8s.io");
+    let text = String::from_utf8_lossy(&refused);
+    assert!(text.starts_with("HTTP/1.1 403 ") && text.contains("cannot create resource \\\"pods/exec\\\""), "{text}");
+    k.ok(&["create", "rolebinding", "edits", "--clusterrole=edit", &account]);
+    let mut text = Vec::new();
+    eventually("the role is in force", 10, || {
+        text = by_web_socket(&k, path, "channel.k8s.io");
+        text.starts_with(b"HTTP/1.1 101 ")
+    });
+    // The same, led by the channel of standard output.
+    assert!(holds(&text, &[&[0x82, 23, 1], b"remote execution test\n".as_slice()].concat()), "{:?}", String::from_utf8_lossy(&text));
 }

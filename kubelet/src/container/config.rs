@@ -2,8 +2,10 @@
 //! `kuberuntime_container.go`, `generateContainerConfig`).
 
 use super::{expansion::expand, identity, resources, security};
+use crate::device;
 use k8s_cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use std::collections::HashMap;
 
 /// What a container's configuration is made from besides pod and container.
 pub struct Ingredients<'a> {
@@ -17,6 +19,8 @@ pub struct Ingredients<'a> {
     pub image_username: &'a str,
     /// The environment.
     pub env: Vec<(String, String)>,
+    /// What devices of its own add: device files, names and annotations. Their variables and mounts are among the others.
+    pub devices: device::Extras,
     /// The mounts: volumes, hosts file, termination log.
     pub mounts: Vec<Mount>,
     /// Security settings of the kubelet.
@@ -40,7 +44,9 @@ pub fn container_config(pod: &Pod, container: &Container, given: Ingredients<'_>
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
         labels: identity::container_labels(pod, container),
-        annotations: identity::container_annotations(pod, container, given.restart_count),
+        annotations: annotations(pod, container, given.restart_count, given.devices.annotations),
+        devices: given.devices.devices,
+        cdi_devices: given.devices.cdi,
         mounts: given.mounts,
         log_path: identity::log_path(&container.name, given.restart_count),
         stdin: container.stdin == Some(true),
@@ -53,6 +59,13 @@ pub fn container_config(pod: &Pod, container: &Container, given: Ingredients<'_>
         envs: given.env.into_iter().map(|(key, value)| KeyValue { key, value }).collect(),
         ..Default::default()
     }
+}
+
+/// The devices' annotations, and those that the container is found again by, which nobody else may set.
+fn annotations(pod: &Pod, container: &Container, restart_count: u32, devices: HashMap<String, String>) -> HashMap<String, String> {
+    let mut all = devices;
+    all.extend(identity::container_annotations(pod, container, restart_count));
+    all
 }
 
 /// How mounts on either side are seen on the other.
@@ -81,6 +94,7 @@ mod tests {
             image_uid: None,
             image_username: "",
             env: vec![("A".into(), "1".into())],
+            devices: device::Extras::default(),
             mounts: Vec::new(),
             security: &security::Settings::default(),
             memory_capacity: 1,

@@ -12,8 +12,17 @@ use std::{collections::BTreeMap, sync::Arc};
 #[error("{0}")]
 pub struct EnvError(pub String);
 
+/// Why an object is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    /// The words.
+    pub error: EnvError,
+    /// Whether it is known not to exist, which an optional reference may.
+    pub missing: bool,
+}
+
 /// What a referenced object is, or why it is not to be had.
-pub type Fetched<T> = Result<Arc<T>, EnvError>;
+pub type Fetched<T> = Result<Arc<T>, Unavailable>;
 
 /// Everything an environment may refer to besides the pod.
 pub struct Sources<'a> {
@@ -139,9 +148,9 @@ fn not_found(kind: &str, name: &str) -> EnvError {
 fn optional<T>(found: Option<&Fetched<T>>, optional: Option<bool>, missing: impl Fn() -> EnvError) -> Result<Option<&T>, EnvError> {
     match found {
         Some(Ok(object)) => Ok(Some(object)),
-        Some(Err(_)) | None if optional == Some(true) => Ok(None),
-        Some(Err(error)) => Err(error.clone()),
-        None => Err(missing()),
+        Some(Err(why)) if !(why.missing && optional == Some(true)) => Err(why.error.clone()),
+        None if optional != Some(true) => Err(missing()),
+        _ => Ok(None),
     }
 }
 
@@ -274,13 +283,18 @@ mod tests {
         serde_json::from_value(value).expect("the test's object is well formed")
     }
 
+    /// Config maps by their data; a text instead says that the server could not be asked.
     fn made(container: serde_json::Value, maps: &[(&str, serde_json::Value)]) -> Result<BTreeMap<String, String>, EnvError> {
         let pod: Pod = from(
             json!({"metadata": {"name": "p", "namespace": "ns", "labels": {"a": "b", "z": "q\"x"}}, "spec": {"containers": [], "nodeName": "n1"}}),
         );
         let service = Arc::new(from(json!({"metadata": {"name": "kubernetes", "namespace": "default"},
             "spec": {"clusterIP": "10.0.0.1", "ports": [{"name": "https", "port": 443, "protocol": "TCP"}]}})));
-        let maps = maps.iter().map(|(n, v)| ((*n).to_owned(), Ok(Arc::new(from(json!({"data": v})))))).collect();
+        let fetched = |data: &serde_json::Value| match data.as_str() {
+            None => Ok(Arc::new(from(json!({"data": data})))),
+            Some(why) => Err(Unavailable { error: EnvError(why.to_owned()), missing: false }),
+        };
+        let maps = maps.iter().map(|(n, v)| ((*n).to_owned(), fetched(v))).collect();
         let sources = Sources {
             config_maps: &maps,
             secrets: &BTreeMap::new(),
@@ -333,5 +347,8 @@ mod tests {
         let key = |name: &str| json!({"name": "c", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": name, "key": "k"}}}]});
         assert_eq!(made(key("later"), &[]), Err(EnvError("configmap \"later\" not found".into())));
         assert_eq!(made(key("m"), &[("m", json!({}))]), Err(EnvError("couldn't find key k in ConfigMap ns/m".into())));
+        let optional = json!({"name": "c", "envFrom": [{"configMapRef": {"name": "m", "optional": true}}]});
+        assert!(made(optional.clone(), &[]).is_ok());
+        assert_eq!(made(optional, &[("m", json!("timed out"))]), Err(EnvError("timed out".into())), "what could not be read may exist");
     }
 }

@@ -21,6 +21,7 @@ use crate::{
         resources::{self, Amounts, Qos, milli},
         security,
     },
+    device::Devices,
     image::Images,
     lookup::Lookup,
     pod::worker::StatusSink,
@@ -83,6 +84,11 @@ impl Node {
         {
             verdict = self.admission.admit(uid, pod, Some(&newest), &self.facts.allocatable);
         }
+        if verdict.is_ok()
+            && let Some(devices) = self.devices.as_ref().filter(|_| pod.status.as_ref().is_none_or(|s| s.start_time.is_none()))
+        {
+            verdict = devices.allocate(pod).await.inspect_err(|_| self.admission.release(uid));
+        }
         self.share_cpus();
         verdict
     }
@@ -90,6 +96,9 @@ impl Node {
     /// Nothing of the pod runs any more: what it held is free.
     pub fn release(&self, uid: &str) {
         self.admission.release(uid);
+        if let Some(devices) = &self.devices {
+            devices.release(uid);
+        }
         self.share_cpus();
     }
 
@@ -121,6 +130,8 @@ pub struct Node {
     pub images: Images,
     /// What was let in, and what it holds.
     pub admission: admission::Admission,
+    /// Devices that plugins give out; absent on simulated nodes.
+    pub devices: Option<Arc<Devices>>,
     /// The node as the API has it; absent without an API server and on simulated nodes.
     pub itself: Option<Itself>,
     /// Cgroups of pods; absent on simulated nodes.

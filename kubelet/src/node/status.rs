@@ -23,6 +23,7 @@ use kube::{
 };
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often until the node is ready for the first time.
@@ -64,6 +65,8 @@ pub struct Seen<'a> {
     pub images: &'a [Image],
     /// What the node is short of.
     pub pressures: &'a [Pressure],
+    /// What it has of what device plugins give out, and what of it is healthy.
+    pub devices: (&'a Amounts, &'a Amounts),
     /// Whether the machine is about to shut down.
     pub shutting_down: bool,
 }
@@ -108,8 +111,8 @@ pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition]
     let (handlers, features) = seen.runtime.map(abilities).unwrap_or_default();
     NodeStatus {
         addresses: Some(addresses),
-        allocatable: Some(facts.allocatable.clone()),
-        capacity: Some(facts.capacity.clone()),
+        allocatable: Some(with(&facts.allocatable, seen.devices.1)),
+        capacity: Some(with(&facts.capacity, seen.devices.0)),
         conditions: Some(conditions),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: facts.port }) }),
         features,
@@ -118,6 +121,10 @@ pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition]
         runtime_handlers: handlers,
         ..Default::default()
     }
+}
+
+fn with(own: &Amounts, devices: &Amounts) -> Amounts {
+    own.iter().chain(devices).map(|(name, amount)| (name.clone(), amount.clone())).collect()
 }
 
 /// What a runtime without a status says.
@@ -234,7 +241,9 @@ pub async fn first(facts: &StatusFacts, node: &NodeParts) -> NodeStatus {
     let version = version(node).await.unwrap_or_default();
     let runtime = node.runtime.status().await.map_err(|e| e.to_string());
     let runtime = runtime.as_ref().map_err(String::as_str);
-    node_status(facts, Seen { version: &version, runtime, images: &[], pressures: &[], shutting_down: false }, &[], now())
+    let (all, healthy) = node.devices.as_ref().map(|d| d.amounts()).unwrap_or_default();
+    let seen = Seen { version: &version, runtime, images: &[], pressures: &[], devices: (&all, &healthy), shutting_down: false };
+    node_status(facts, seen, &[], now())
 }
 
 async fn version(node: &NodeParts) -> Option<String> {
@@ -248,6 +257,7 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
     let mut runtime_version = String::new();
     let (mut pressures, mut shutting_down) = (node.vitals.pressures.subscribe(), node.vitals.shutting_down.subscribe());
     let mut image_changes = node.images.changes();
+    let mut device_changes = node.devices.as_ref().map(|d| d.changes());
     let mut images: Option<(Vec<Image>, tokio::time::Instant)> = None;
     loop {
         if runtime_version.is_empty() {
@@ -264,11 +274,13 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
         }
         let before = told.as_ref().and_then(|(s, _)| s.conditions.clone()).unwrap_or_default();
         let short_of = pressures.borrow_and_update().clone();
+        let (all, healthy) = node.devices.as_ref().map(|d| d.amounts()).unwrap_or_default();
         let seen = Seen {
             version: &runtime_version,
             runtime: runtime.as_ref().map_err(String::as_str),
             images: images.as_ref().map(|(list, _)| list.as_slice()).unwrap_or_default(),
             pressures: &short_of,
+            devices: (&all, &healthy),
             shutting_down: *shutting_down.borrow_and_update(),
         };
         let new = node_status(&facts, seen, &before, now());
@@ -292,8 +304,20 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
             () = stop.cancelled() => return,
             Ok(()) = pressures.changed() => {}
             Ok(()) = shutting_down.changed() => {}
+            () = changed_devices(&mut device_changes) => {}
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// Waits until there are more or fewer devices; for good where there are none.
+async fn changed_devices(changes: &mut Option<watch::Receiver<()>>) {
+    let changed = match changes {
+        Some(changes) => changes.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending().await
     }
 }
 
@@ -348,7 +372,8 @@ mod tests {
     }
 
     fn seen(runtime: &StatusResponse) -> Seen<'_> {
-        Seen { version: "containerd://1", runtime: Ok(runtime), images: &[], pressures: &[], shutting_down: false }
+        let none = const { &Amounts::new() };
+        Seen { version: "containerd://1", runtime: Ok(runtime), images: &[], pressures: &[], devices: (none, none), shutting_down: false }
     }
 
     #[test]

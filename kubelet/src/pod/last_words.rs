@@ -43,13 +43,17 @@ fn read_log(path: &Path) -> Option<String> {
     Some(end_of_log(&String::from_utf8_lossy(&bytes)))
 }
 
-/// The texts of the last lines, cut to the limits.
+/// The texts of the last lines, cut to the limits. What is tagged as a part of a line has no end of its own.
 fn end_of_log(log: &str) -> String {
-    let texts: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let lines: Vec<&str> = log.lines().collect();
     let mut out = String::new();
-    for text in texts.iter().skip(texts.len().saturating_sub(MAX_LOG_LINES)) {
+    for line in lines.iter().skip(lines.len().saturating_sub(MAX_LOG_LINES)) {
+        let mut parts = line.splitn(4, ' ').skip(2);
+        let (Some(tags), Some(text)) = (parts.next(), parts.next()) else { continue };
         out.push_str(text);
-        out.push('\n');
+        if !tags.split(':').any(|tag| tag == "P") {
+            out.push('\n');
+        }
     }
     let mut cut = out.len().saturating_sub(MAX_LOG);
     while !out.is_char_boundary(cut) {
@@ -87,6 +91,10 @@ mod tests {
         assert_eq!(of(&status), None);
         status.annotations.insert(TERMINATION_POLICY.to_owned(), "FallbackToLogsOnError".to_owned());
         assert_eq!(of(&status).as_deref(), Some("boom\nbang\n"));
+        // What has no newline at its end is a part of a line.
+        std::fs::write(&log, "2026-01-01T00:00:00Z stderr F boom\n2026-01-01T00:00:01Z stdout P do\n2026-01-01T00:00:01Z stdout P ne\n")
+            .expect("written");
+        assert_eq!(of(&status).as_deref(), Some("boom\ndone"));
         std::fs::write(&file, "last words").expect("written");
         assert_eq!(of(&status).as_deref(), Some("last words"));
     }

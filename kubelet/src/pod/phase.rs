@@ -3,9 +3,14 @@
 use super::restart::{self, is_sidecar};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Container, ContainerStatus, Pod, PodCondition, PodSpec},
+    api::core::v1::{Container, ContainerState, ContainerStatus, Pod, PodCondition, PodSpec},
     apimachinery::pkg::apis::meta::v1::Time,
 };
+
+/// The condition of a pod all of whose containers are started anew (KEP-5532).
+pub const ALL_RESTARTING: &str = "AllContainersRestarting";
+/// Why its containers ended, and what they wait for.
+pub const RESTARTING_ALL: &str = "RestartingAllContainers";
 
 #[derive(Default)]
 struct Counts {
@@ -36,34 +41,54 @@ fn is_waiting(status: &ContainerStatus) -> bool {
     status.state.as_ref().is_some_and(|s| s.waiting.is_some())
 }
 
-/// How the init containers stand: some have not finished, some have failed.
-fn init_progress(spec: &PodSpec, statuses: &[ContainerStatus]) -> (bool, bool) {
-    let (mut pending, mut failed) = (false, false);
+/// How the init containers stand.
+#[derive(Default)]
+struct InitProgress {
+    /// Some have not finished.
+    pending: bool,
+    /// Some have failed.
+    failed: bool,
+    /// One of those is not tried again.
+    for_good: bool,
+}
+
+fn init_progress(pod: &Pod, spec: &PodSpec, statuses: &[ContainerStatus]) -> InitProgress {
+    let mut progress = InitProgress::default();
     for container in spec.init_containers.iter().flatten() {
         let Some(status) = find(statuses, &container.name) else {
-            pending = true;
+            progress.pending = true;
             continue;
         };
         if is_sidecar(container) {
             // A sidecar that has started once does not hold the pod back any more, wherever it is in a restart.
-            pending |= !(status.started == Some(true) || terminated_code(status).is_some() || last_code(status).is_some());
+            progress.pending |= !(status.started == Some(true) || terminated_code(status).is_some() || last_code(status).is_some());
             continue;
         }
         match (terminated_code(status), is_waiting(status), last_code(status)) {
             (Some(0), _, _) => {}
-            (Some(_), _, _) => failed = true,
-            (None, true, Some(code)) if code != 0 => failed = true,
-            _ => pending = true,
+            (Some(code), _, _) | (None, true, Some(code)) if code != 0 && !restarts_with_all(status) => {
+                progress.failed = true;
+                progress.for_good |= !restart::init_after_exit(pod, container, code);
+            }
+            _ => progress.pending = true,
         }
     }
-    (pending, failed)
+    progress
+}
+
+/// Whether the container was ended so that all of the pod is started anew.
+fn restarts_with_all(status: &ContainerStatus) -> bool {
+    let ended = |state: Option<&ContainerState>| {
+        state.and_then(|s| s.terminated.as_ref()).and_then(|t| t.reason.as_deref()) == Some(RESTARTING_ALL)
+    };
+    ended(status.state.as_ref()) || is_waiting(status) && ended(status.last_state.as_ref())
 }
 
 /// The phase. `terminal` says that the pod's containers have ended for good, whatever its restart policy would want.
 pub fn phase(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], terminal: bool) -> &'static str {
     let none = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&none);
-    let (init_pending, init_failed) = init_progress(spec, init);
+    let init = init_progress(pod, spec, init);
     let mut counts = Counts::default();
     for container in &spec.containers {
         match find(apps, &container.name) {
@@ -80,17 +105,16 @@ pub fn phase(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], term
             None => counts.unknown += 1,
         }
     }
-    let never = restart::pod_policy(pod) == "Never";
-    if init_failed && never {
+    if init.for_good {
         return "Failed";
     }
-    if terminal && counts.running == 0 && counts.waiting == 0 && counts.unknown == 0 && !init_failed && !init_pending {
+    if terminal && counts.running == 0 && counts.waiting == 0 && counts.unknown == 0 && !init.failed && !init.pending {
         return if counts.stopped == counts.succeeded { "Succeeded" } else { "Failed" };
     }
     if terminal && counts.running == 0 {
         return "Failed"; // It ended before all of it had run.
     }
-    if init_pending || init_failed || counts.waiting > 0 {
+    if init.pending || init.failed || counts.waiting > 0 {
         return "Pending";
     }
     if counts.running > 0 && counts.unknown == 0 {
@@ -141,6 +165,8 @@ pub struct ConditionInput<'a> {
     pub apps: &'a [ContainerStatus],
     /// Whether its sandbox and network are there.
     pub sandbox_ready: bool,
+    /// Whether all of it is being started anew; `None` where none of its containers can cause that.
+    pub restarting_all: Option<bool>,
     /// The conditions reported before: a condition keeps its transition time while its status stays.
     pub before: &'a [PodCondition],
     /// The time of a transition now.
@@ -159,13 +185,14 @@ pub fn conditions(input: &ConditionInput<'_>) -> Vec<PodCondition> {
             ready = condition("Ready", false, Some("ReadinessGatesNotReady"), Some(gates));
         }
     }
-    let own = [
+    let mut own = vec![
         condition("PodReadyToStartContainers", input.sandbox_ready, None, None),
         initialized(spec, input),
         ready,
         containers_ready,
         condition("PodScheduled", true, None, None),
     ];
+    own.extend(input.restarting_all.map(|restarting| all_restarting(restarting, input.phase)));
     let others = input.before.iter().filter(|c| !own.iter().any(|o| o.type_ == c.type_)).cloned();
     let mut all: Vec<PodCondition> = own.iter().cloned().chain(others).collect();
     let generation = input.pod.metadata.generation;
@@ -176,6 +203,18 @@ pub fn conditions(input: &ConditionInput<'_>) -> Vec<PodCondition> {
         condition.observed_generation = generation;
     }
     all
+}
+
+fn all_restarting(restarting: bool, phase: &str) -> PodCondition {
+    match phase {
+        "Succeeded" => condition(ALL_RESTARTING, false, Some("PodCompleted"), None),
+        "Failed" => condition(ALL_RESTARTING, false, Some("PodFailed"), None),
+        _ if restarting => {
+            let why = "container exited with restart policy rule".to_owned();
+            condition(ALL_RESTARTING, true, Some("RestartAllContainersStarted"), Some(why))
+        }
+        _ => condition(ALL_RESTARTING, false, None, None),
+    }
 }
 
 fn gates_missing(spec: &PodSpec, before: &[PodCondition]) -> String {
@@ -290,12 +329,20 @@ mod tests {
             ("Always", &[("i", "running")], &[("a", "waiting")], false, "Pending"),
             ("Always", &[("i", "2")], &[("a", "waiting")], false, "Pending"),
             ("Never", &[("i", "2")], &[("a", "waiting")], false, "Failed"),
+            ("Always", &[("no", "2")], &[("a", "waiting")], false, "Failed"),
+            ("Never", &[("tries", "2")], &[("a", "waiting")], false, "Pending"),
             ("Always", &[], &[("a", "0")], true, "Succeeded"),
             ("Always", &[], &[("a", "137")], true, "Failed"),
             ("Always", &[], &[("a", "waiting")], true, "Failed"),
         ];
         for (policy, init, apps, terminal, want) in cases {
-            let names = |list: &[(&str, &str)]| list.iter().map(|(n, _)| json!({"name": n})).collect::<Vec<_>>();
+            // Two have a policy of their own, whatever the pod's is.
+            let own = |name: &str| match name {
+                "no" => json!("Never"),
+                "tries" => json!("OnFailure"),
+                _ => json!(null),
+            };
+            let names = |list: &[(&str, &str)]| list.iter().map(|(n, _)| json!({"name": n, "restartPolicy": own(n)})).collect::<Vec<_>>();
             let pod: Pod = serde_json::from_value(
                 json!({"spec": {"restartPolicy": policy, "initContainers": names(init), "containers": names(apps)}}),
             )
@@ -326,6 +373,7 @@ mod tests {
             init: &[],
             apps: &apps,
             sandbox_ready: false,
+            restarting_all: None,
             before: &before,
             now: Timestamp::from_second(9).expect("a time"),
         };

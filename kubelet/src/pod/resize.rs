@@ -201,6 +201,15 @@ impl Resize {
         Arc::new(pod)
     }
 
+    /// Containers that are met for the first time have what they were started with, which is what the pod is given now: to be told before that changes.
+    pub fn meet(&mut self, pod: &Pod, observed: &Observed) {
+        for (_, _, container) in pod.spec.iter().flat_map(containers) {
+            let Some(instance) = observed.latest(&container.name).filter(|i| i.running()) else { continue };
+            let given = self.allocated.get(&container.name).cloned().unwrap_or_else(|| plain(container.resources.as_ref()));
+            self.applied.entry(instance.status.id.clone()).or_insert(given);
+        }
+    }
+
     /// The running containers whose limits are not what they were given, by id, and whether each has to be started anew for it. A container that is met
     /// for the first time was started with what it was given.
     pub fn due(&mut self, pod: &Pod, observed: &Observed) -> Vec<(String, Container, bool)> {
@@ -359,6 +368,15 @@ mod tests {
         assert_eq!(told[3].message, format!("Pod resize completed: {summary}}}"));
         let why = "Node didn't have enough resource: cpu, requested: 2000, used: 1, capacity: 1500";
         assert_eq!(told[0].message, format!(r#"Pod resize Deferred: {summary},"error":"{why}"}}"#));
+    }
+
+    #[test]
+    fn a_container_that_nobody_looked_at_has_what_it_was_started_with() {
+        let mut resize = Resize::of(&pod("1", json!([])));
+        let larger = pod("2", json!([]));
+        resize.meet(&larger, &running());
+        let given = resize.allocate(&larger, |_| Ok(()));
+        assert_eq!(resize.due(&given, &running()).len(), 1);
     }
 
     #[test]

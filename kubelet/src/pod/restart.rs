@@ -1,6 +1,7 @@
 //! Whether a container that ended is started again (upstream: `kubecontainer.ShouldContainerBeRestarted`, KEP-5307 for the container's own
 //! policy and rules).
 
+use super::observed::Observed;
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
 /// Whether an init container is a sidecar: it stays for the pod's life.
@@ -18,17 +19,50 @@ pub fn policy<'a>(pod: &'a Pod, container: &'a Container) -> &'a str {
     container.restart_policy.as_deref().unwrap_or_else(|| pod_policy(pod))
 }
 
+/// A rule's action that starts the whole pod anew, in its sandbox.
+const ALL: &str = "RestartAllContainers";
+
+/// The rule that decides about this exit code, if any does.
+fn rule(container: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy_rules.iter().flatten().find(|rule| applies(rule, exit_code))
+}
+
 /// Whether a container that ended with `exit_code` is to run again, deletion of the pod aside.
 pub fn after_exit(pod: &Pod, container: &Container, exit_code: i32) -> bool {
-    let rules = container.restart_policy_rules.iter().flatten();
-    if let Some(rule) = rules.into_iter().find(|rule| applies(rule, exit_code)) {
-        return rule.action == "Restart";
+    if let Some(rule) = rule(container, exit_code) {
+        return matches!(rule.action.as_str(), "Restart" | ALL);
     }
     match policy(pod, container) {
         "Never" => false,
         "OnFailure" => exit_code != 0,
         _ => true,
     }
+}
+
+/// The containers of a pod that are started by themselves: all but the ephemeral ones.
+fn own_containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers))
+}
+
+/// Whether the pod has a rule that starts all of it anew.
+pub fn may_restart_all(pod: &Pod) -> bool {
+    own_containers(pod).flat_map(|c| c.restart_policy_rules.iter().flatten()).any(|rule| rule.action == ALL)
+}
+
+/// Whether a container has ended in a way after which all of the pod is started anew.
+pub fn all_due(pod: &Pod, observed: &Observed) -> bool {
+    own_containers(pod).any(|container| wants_all(container, observed))
+}
+
+/// Whether the runtime has anything of what would be started anew.
+pub fn any_left(pod: &Pod, observed: &Observed) -> bool {
+    own_containers(pod).any(|container| observed.latest(&container.name).is_some())
+}
+
+/// Whether it was this container that did.
+pub fn wants_all(container: &Container, observed: &Observed) -> bool {
+    let ended = observed.latest(&container.name).filter(|instance| instance.exited());
+    ended.and_then(|instance| rule(container, instance.status.exit_code)).is_some_and(|rule| rule.action == ALL)
 }
 
 fn applies(rule: &ContainerRestartRule, exit_code: i32) -> bool {

@@ -5,26 +5,29 @@ use super::{
     actions::{KillReason, Role},
     hooks, kill,
     observed::{Instance, Observed},
+    status::told_restarts,
 };
 use crate::{
     container::{
         config::{Ingredients, container_config},
         env_file,
-        environment::{self, EnvError, Fetched, Sources},
+        environment::{self, EnvError, Fetched, Sources, Unavailable},
         identity, network,
         sandbox::{SandboxContext, sandbox_config},
         security,
     },
+    device::Extras,
     image::{self, NotStarted, Wanted},
+    lookup::LookupError,
     node::{Node, admission::Refusal},
     recorder::About,
     runtime::{self, Features},
     volume::setup::{self, Paths},
 };
 use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig};
-use k8s_openapi::api::core::v1::{Container, Pod, Service};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Service};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fs, io,
     os::unix::fs::PermissionsExt,
     path::Path,
@@ -38,6 +41,8 @@ pub struct PodContext<'a> {
     pub node: &'a Node,
     /// The pod.
     pub pod: &'a Pod,
+    /// What was reported of it last.
+    pub told: &'a PodStatus,
     /// Where its volumes are.
     pub volumes: &'a Paths,
     /// Its sandbox's id.
@@ -129,7 +134,8 @@ pub async fn start_container(context: &PodContext<'_>, role: Role, container: &C
     let policy = container.image_pull_policy.as_deref();
     let wanted = Wanted { pod, image: &image_name, policy, about: about.clone(), sandbox: context.sandbox_config };
     let image = image::ensure(node, &wanted).instrument(tracing::debug_span!("image")).await.map_err(failed)?;
-    let restart_count = observed.latest(&container.name).map_or(0, |last| identity::restart_count(&last.status) + 1);
+    let last = observed.latest(&container.name);
+    let restart_count = last.map_or_else(|| told_restarts(context.told, &container.name), |last| identity::restart_count(&last.status) + 1);
     let config = prepare(context, container, &image, restart_count).await;
     let mut config = config.map_err(|message| failed(NotStarted::new("CreateContainerConfigError", message)))?;
     if let (Role::Ephemeral, Some(target)) = (role, target_of(pod, &container.name, observed)) {
@@ -199,8 +205,16 @@ async fn prepare(
     let (node, pod) = (context.node, context.pod);
     let image_uid = image.uid.as_ref().map(|u| u.value);
     security::verify_non_root(pod, container, image_uid, &image.username)?;
-    let env = container_environment(context, container).await.map_err(|e| e.0)?;
-    let mut mounts = Vec::new();
+    let mut env = container_environment(context, container).await.map_err(|e| e.0)?;
+    let mut devices = match &node.devices {
+        Some(devices) => devices.start(pod, container).await?,
+        None => Extras::default(),
+    };
+    // What the container sets itself wins over what its devices set.
+    let own: HashSet<&String> = env.iter().map(|(name, _)| name).collect();
+    let of_devices: Vec<_> = std::mem::take(&mut devices.env).into_iter().filter(|(name, _)| !own.contains(name)).collect();
+    env.extend(of_devices);
+    let mut mounts = std::mem::take(&mut devices.mounts);
     // A simulated node has no volumes, so nothing is mounted.
     if let Some(places) = &node.places {
         mounts.extend(setup::mounts(container, context.volumes, &env).map_err(|e| e.0)?);
@@ -214,6 +228,7 @@ async fn prepare(
         image_uid,
         image_username: &image.username,
         env,
+        devices,
         mounts,
         security: &node.security,
         memory_capacity: node.facts.memory,
@@ -226,12 +241,12 @@ async fn container_environment(context: &PodContext<'_>, container: &Container) 
     let (map_names, secret_names) = environment::references(container);
     let mut config_maps: BTreeMap<String, Fetched<_>> = BTreeMap::new();
     for name in map_names {
-        let found = node.lookup.config_map(pod, name).await.map_err(|e| EnvError(e.to_string()));
+        let found = node.lookup.config_map(pod, name).await.map_err(unavailable);
         config_maps.insert(name.to_owned(), found);
     }
     let mut secrets: BTreeMap<String, Fetched<_>> = BTreeMap::new();
     for name in secret_names {
-        let found = node.lookup.secret(pod, name).await.map_err(|e| EnvError(e.to_string()));
+        let found = node.lookup.secret(pod, name).await.map_err(unavailable);
         secrets.insert(name.to_owned(), found);
     }
     let mut files: BTreeMap<(String, String), Fetched<_>> = BTreeMap::new();
@@ -251,12 +266,17 @@ async fn container_environment(context: &PodContext<'_>, container: &Container) 
     environment::environment(pod, container, &sources)
 }
 
+fn unavailable(error: LookupError) -> Unavailable {
+    Unavailable { missing: error.is_missing(), error: EnvError(error.to_string()) }
+}
+
 /// The largest environment file (upstream: 64 KiB).
 const MAX_ENV_FILE: u64 = 64 * 1024;
 
 /// The variables in a file of a volume, which has to be in it really.
-fn env_file(volumes: &Paths, volume: &str, path: &str) -> Result<BTreeMap<String, String>, EnvError> {
-    let missing = || EnvError(format!("file {path:?} not found in volume {volume:?}"));
+fn env_file(volumes: &Paths, volume: &str, path: &str) -> Result<BTreeMap<String, String>, Unavailable> {
+    let missing = || Unavailable { error: EnvError(format!("file {path:?} not found in volume {volume:?}")), missing: true };
+    let wrong = |text: String| Unavailable { error: EnvError(text), missing: false };
     let root = fs::canonicalize(&volumes.get(volume).ok_or_else(missing)?.path).map_err(|_| missing())?;
     let file = fs::canonicalize(root.join(path)).map_err(|_| missing())?;
     let metadata = fs::metadata(&file).map_err(|_| missing())?;
@@ -264,10 +284,10 @@ fn env_file(volumes: &Paths, volume: &str, path: &str) -> Result<BTreeMap<String
         return Err(missing());
     }
     if metadata.len() > MAX_ENV_FILE {
-        return Err(EnvError(format!("file {path:?} in volume {volume:?} has more than {MAX_ENV_FILE} bytes")));
+        return Err(wrong(format!("file {path:?} in volume {volume:?} has more than {MAX_ENV_FILE} bytes")));
     }
-    let text = fs::read_to_string(&file).map_err(|error| EnvError(format!("reading file {path:?} of volume {volume:?}: {error}")))?;
-    env_file::parse(&text).map_err(|error| EnvError(format!("file {path:?} of volume {volume:?}: {error}")))
+    let text = fs::read_to_string(&file).map_err(|error| wrong(format!("reading file {path:?} of volume {volume:?}: {error}")))?;
+    env_file::parse(&text).map_err(|error| wrong(format!("file {path:?} of volume {volume:?}: {error}")))
 }
 
 async fn visible_services(node: &Node, pod: &Pod) -> Vec<Arc<Service>> {

@@ -3,7 +3,7 @@
 
 use super::{
     observed::{Instance, Observed, timestamp},
-    phase::{self, ConditionInput},
+    phase::{self, ConditionInput, RESTARTING_ALL},
     restart::{self, is_sidecar},
     worker::Failure,
 };
@@ -41,6 +41,8 @@ pub struct StatusInput<'a> {
     pub host_ips: &'a [String],
     /// Whether the pod's containers have ended and will not run again.
     pub terminal: bool,
+    /// Whether all containers are being ended to be started anew; `None` where the pod has no rule for that.
+    pub restarting_all: Option<bool>,
     /// What makes the whole pod Failed: a missed deadline, an eviction, a refusal.
     pub failure: Option<&'a Failure>,
     /// The time.
@@ -77,6 +79,8 @@ pub fn generate(input: &StatusInput<'_>) -> PodStatus {
         init: &init,
         apps: &apps,
         sandbox_ready: sandbox_ready(spec, input.observed),
+        // Once nothing is left of them they are started as in a new pod.
+        restarting_all: input.restarting_all.map(|restarting| restarting && restart::any_left(input.pod, input.observed)),
         before: &before_conditions,
         now: input.now,
     });
@@ -187,6 +191,9 @@ fn container_status(input: &StatusInput<'_>, container: &Container, init: bool, 
     let Some(latest) = instances.next() else { return unmade(input, container, default_reason) };
     let last = instances.find(|i| i.exited());
     let mut status = from_instance(latest, last);
+    if let (None, Some(before)) = (last, told(input.before, name).filter(|before| is_restarting_all(before.last_state.as_ref()))) {
+        status.last_state = before.last_state.clone();
+    }
     status.resources = Some(actual_resources(container));
     let requests = requests_of(container);
     status.allocated_resources = (!requests.is_empty()).then_some(requests);
@@ -208,8 +215,7 @@ fn container_status(input: &StatusInput<'_>, container: &Container, init: bool, 
 
 /// A container the runtime has nothing of: it waits, or it ran once and was lost.
 fn unmade(input: &StatusInput<'_>, container: &Container, default_reason: &str) -> ContainerStatus {
-    let lists = [&input.before.container_statuses, &input.before.init_container_statuses];
-    let before = lists.into_iter().flatten().flatten().find(|s| s.name == container.name);
+    let before = told(input.before, &container.name);
     let (reason, message) = input.reasons.get(&container.name).map_or((default_reason, ""), |(r, m)| (r, m));
     let mut status = ContainerStatus {
         name: container.name.clone(),
@@ -223,6 +229,17 @@ fn unmade(input: &StatusInput<'_>, container: &Container, default_reason: &str) 
     let Some(before) = before else { return status };
     let state = before.state.clone().unwrap_or_default();
     status.restart_count = before.restart_count;
+    if input.restarting_all == Some(true) && !input.terminal && (state.running.is_some() || state.terminated.is_some()) {
+        // It was taken away, however it stood, to run anew with all others.
+        status.state = Some(waiting(RESTARTING_ALL, REMOVED));
+        status.last_state = Some(ended(RESTARTING_ALL, REMOVED));
+        status.restart_count += 1;
+        return status;
+    }
+    if is_restarting_all(before.last_state.as_ref()) {
+        status.last_state = before.last_state.clone();
+        return status;
+    }
     if state.terminated.is_some() && (input.terminal || state.terminated.as_ref().is_some_and(|t| t.exit_code == 0)) {
         return before.clone(); // What ended stays as it was told.
     }
@@ -238,15 +255,34 @@ fn unmade(input: &StatusInput<'_>, container: &Container, default_reason: &str) 
     status
 }
 
+/// What was reported of a container last.
+fn told<'a>(before: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+    let lists = [&before.container_statuses, &before.init_container_statuses];
+    lists.into_iter().flatten().flatten().find(|s| s.name == name)
+}
+
+/// How often a container has been restarted by what was reported of it: what goes on counting where the runtime has nothing of it any more.
+pub fn told_restarts(before: &PodStatus, name: &str) -> u32 {
+    told(before, name).and_then(|s| u32::try_from(s.restart_count).ok()).unwrap_or(0)
+}
+
+/// What a container says that was taken away to run anew with all others.
+const REMOVED: &str = "The container is removed because RestartAllContainers in place";
+
+fn is_restarting_all(state: Option<&ContainerState>) -> bool {
+    state.and_then(|s| s.terminated.as_ref()).is_some_and(|t| t.reason.as_deref() == Some(RESTARTING_ALL))
+}
+
+/// The state of a container that was killed and of whose end the runtime tells nothing.
+fn ended(reason: &str, message: &str) -> ContainerState {
+    let ended =
+        ContainerStateTerminated { exit_code: 137, reason: Some(reason.into()), message: Some(message.into()), ..Default::default() };
+    ContainerState { terminated: Some(ended), ..Default::default() }
+}
+
 /// The state of a container of which nobody knows how it ended.
 fn lost() -> ContainerState {
-    let ended = ContainerStateTerminated {
-        exit_code: 137,
-        reason: Some("ContainerStatusUnknown".into()),
-        message: Some("The container could not be located when the pod was terminated".into()),
-        ..Default::default()
-    };
-    ContainerState { terminated: Some(ended), ..Default::default() }
+    ended("ContainerStatusUnknown", "The container could not be located when the pod was terminated")
 }
 
 /// At a pod's end nothing waits any more: what has no end of its own counts as failed, so that a pod that never ran is no success. Where the

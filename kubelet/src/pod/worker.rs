@@ -8,7 +8,9 @@ use super::{
     backoff::Backoff,
     kill,
     observed::{self, Observed},
+    phase,
     resize::{self, Resize},
+    restart,
     start::{self, PodContext},
     status::{self, Reasons, StatusInput},
 };
@@ -43,7 +45,8 @@ const VOLUME_RETRY_MAX: Duration = Duration::from_secs(122);
 /// The first time between them.
 const VOLUME_RETRY_MIN: Duration = Duration::from_millis(500);
 /// The conditions that are the kubelet's; all others belong to others.
-const OWN_CONDITIONS: &[&str] = &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWN_CONDITIONS: &[&str] =
+    &["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled", phase::ALL_RESTARTING];
 
 /// Where statuses go.
 pub trait StatusSink: Send + Sync {
@@ -263,6 +266,15 @@ impl Worker {
         if self.is_over() {
             return None;
         }
+        if restart::all_due(pod, &self.observed) {
+            return Some(match self.restart_all(pod).await {
+                Ok(()) => Duration::ZERO,
+                Err(error) => {
+                    tracing::warn!(pod = %identity::described(pod), %error, "not all containers could be taken away");
+                    SOON
+                }
+            });
+        }
         self.probes.ensure(pod);
         if let Some(cgroups) = &self.node.cgroups
             && let Err(error) = cgroups.ensure_pod(pod)
@@ -295,10 +307,33 @@ impl Worker {
         if failed { Some(look.unwrap_or(RETRY).min(RETRY)) } else { look }
     }
 
+    /// Ends all containers at once, without hooks, and takes them away, so that the pod starts again from its first init container, in the sandbox it has.
+    /// Whoever caused it goes last: a kubelet that dies on the way finds it and goes on.
+    async fn restart_all(&mut self, pod: &Arc<Pod>) -> runtime::Result<()> {
+        let own = |name: &str| kill::definition(pod, name).filter(|(role, _)| *role != Role::Ephemeral);
+        let running = self.observed.instances.iter().filter(|i| i.running() && own(i.name()).is_some());
+        let killed = running.map(|instance| kill::kill_container(&self.node, pod, instance, "", None, Some(0)));
+        futures::future::join_all(killed).await.into_iter().collect::<runtime::Result<()>>()?;
+        let observed = self.observe().await?;
+        self.saw(observed);
+        let caused = |name: &str| own(name).is_some_and(|(_, container)| restart::wants_all(&container, &self.observed));
+        let taken = self.observed.instances.iter().filter(|i| own(i.name()).is_some());
+        let (last, first): (Vec<_>, Vec<_>) = taken.partition(|instance| caused(instance.name()));
+        for instance in first.into_iter().chain(last) {
+            self.node.runtime.remove_container(&instance.status.id).await?;
+        }
+        self.reasons.clear();
+        let observed = self.observe().await?;
+        self.saw(observed);
+        self.report(pod, false);
+        Ok(())
+    }
+
     /// Gives the pod what it asks for, if there is room, and brings its containers to it. Answers with the pod as it is to be run.
     async fn allocate(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
         let (node, uid, waker) = (self.node.clone(), &self.uid, &self.waker);
         let fits = |spec: &PodSpec| node.admission.resize(uid, admission::held(spec), &node.facts.allocatable, waker);
+        self.resize.meet(pod, &self.observed);
         let pod = self.resize.allocate(pod, fits);
         let due: Vec<_> = self.resize.due(&pod, &self.observed).into_iter().filter(|(_, _, restart)| !restart).collect();
         if due.is_empty() {
@@ -409,7 +444,8 @@ impl Worker {
                 return done.failed();
             }
         }
-        let context = PodContext { node: &node, pod, volumes, sandbox: &id, sandbox_config: &config, ips: &ips };
+        let context =
+            PodContext { node: &node, pod, told: &self.status.clone(), volumes, sandbox: &id, sandbox_config: &config, ips: &ips };
         for (role, index) in plan.start {
             let Some(container) = nth(pod, role, index) else { continue };
             let started = self.try_start(&context, role, &container).await;
@@ -540,6 +576,15 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether all containers are being taken away, if the pod knows such a thing: one has asked for it, or that was told and nothing is left.
+    fn restarting_all(&self, pod: &Pod, told: &PodStatus) -> Option<bool> {
+        restart::may_restart_all(pod).then(|| {
+            let mut conditions = told.conditions.iter().flatten();
+            restart::all_due(pod, &self.observed)
+                || !restart::any_left(pod, &self.observed) && conditions.any(|c| c.type_ == phase::ALL_RESTARTING && c.status == "True")
+        })
+    }
+
     fn report(&mut self, pod: &Arc<Pod>, terminal: bool) {
         if self.rejected {
             self.status = status::rejected(pod, self.failure.as_ref());
@@ -569,6 +614,7 @@ impl Worker {
             reasons: &self.reasons,
             host_ips: &self.node.facts.host_ips,
             terminal,
+            restarting_all: self.restarting_all(pod, &before),
             failure: self.failure.as_ref(),
             now,
         });

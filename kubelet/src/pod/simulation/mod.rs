@@ -89,6 +89,7 @@ impl World {
             services: None,
             images: Images::new(1),
             admission: Default::default(),
+            devices: None,
             itself: None,
             cgroups: None,
             places: None,

@@ -107,6 +107,59 @@ async fn a_rule_of_the_container_wins_over_the_policy() {
     assert_eq!(world.when("start c").len(), 2);
 }
 
+/// Proves POD-09, for a rule that starts the whole pod anew: at once, without hooks or back-off, in the sandbox it has, from the first init container, also
+/// what had ended for good.
+#[tokio::test(start_paused = true)]
+async fn a_rule_starts_the_whole_pod_anew() {
+    let hook = json!({"preStop": {"exec": {"command": ["bye"]}}});
+    let spec = json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "i", "image": "i:1"}, {"name": "s", "image": "i:1", "restartPolicy": "Always"}],
+        "containers": [
+            {"name": "c", "image": "i:1", "lifecycle": hook},
+            {"name": "done", "image": "i:1"},
+            {"name": "w", "image": "i:1", "restartPolicy": "Never",
+             "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}]}]});
+    let world = World::new(spec);
+    let second = Duration::from_secs(1);
+    world.runtime.process("i", Process::ending(1, 0));
+    world.runtime.process("c", Process::deaf());
+    world.runtime.process("done", Process::ending(1, 3));
+    world.runtime.process("w", Process { runs: vec![(second * 5, 88), (second * 5, 88), (second * 5, 0)], ..Process::steady() });
+    world.apply();
+    world.until("ended", |s| state(s, "w") == "exit 0" && restarts(s, "w") == 2).await;
+    let status = world.status();
+    for container in ["i", "s", "c", "done", "w"] {
+        assert_eq!(restarts(&status, container), 2, "{container}");
+    }
+    assert_eq!(world.when("start c"), [1, 7, 13], "at once: {:#?}", world.told());
+    assert_eq!(world.told_of(&["sandbox", "exec", "term"]), ["sandbox p"], "in one sandbox, without a hook or a signal to heed");
+    assert_eq!(
+        world.states("c"),
+        [
+            "PodInitializing",
+            "running",
+            "RestartingAllContainers",
+            "PodInitializing",
+            "running",
+            "RestartingAllContainers",
+            "PodInitializing",
+            "running"
+        ]
+    );
+    let last = find(&status, "c").and_then(|c| c.last_state.clone()?.terminated).expect("it was ended");
+    assert_eq!((last.exit_code, last.reason.as_deref()), (137, Some("RestartingAllContainers")));
+    let told: Vec<String> = {
+        let reported = world.statuses.reported.lock();
+        let of = |s: &PodStatus| s.conditions.iter().flatten().find(|c| c.type_ == "AllContainersRestarting").map(|c| c.status.clone());
+        let mut all: Vec<String> = reported.iter().filter_map(|(_, s)| of(s)).collect();
+        all.dedup();
+        all
+    };
+    assert_eq!(told, ["False", "True", "False", "True", "False"]);
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+}
+
 /// Proves POD-09: a pod that is active for too long fails.
 #[tokio::test(start_paused = true)]
 async fn the_deadline_ends_the_pod() {
