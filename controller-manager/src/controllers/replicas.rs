@@ -240,7 +240,10 @@ impl<R: Replicated> ReplicasController<R> {
         let wait = self.expectations.wait(key);
         let no_labels = Labels::new();
         let matches = |pod: &Pod| owner.selects(pod.metadata.labels.as_ref().unwrap_or(&no_labels));
-        let claimed = claim(owner.as_ref(), &candidates(&self.pods, owner.as_ref()), None, matches);
+        // A pod that has ended is no replica any more: nobody adopts it, and its owner keeps it.
+        let mut candidates = candidates(&self.pods, owner.as_ref());
+        candidates.retain(|pod| pods::is_terminating(pod) || !pods::is_finished(pod));
+        let claimed = claim(owner.as_ref(), &candidates, None, matches);
         // What is adopted counts at once: or a ReplicaSet for pods that are there already would first create all of them anew.
         let owned = claimed.settle(&self.context.executor, owner.as_ref()).await?;
         let now = self.context.clock.now();

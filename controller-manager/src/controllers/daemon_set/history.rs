@@ -1,11 +1,12 @@
 //! The revisions of a DaemonSet: which its pods are to be of, and which are no longer needed.
 
-use crate::ops::{DeleteOptions, Executor, Op, Request};
+use crate::ops::{DeleteOptions, Executor, Op, PatchKind, Request};
 use crate::revisions::{self, REVISION_LABEL};
 use client::ObjectKey;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use serde_json::json;
 use std::sync::Arc;
 
 /// Where a set is in its history.
@@ -13,7 +14,7 @@ use std::sync::Arc;
 pub struct History {
     /// The hashes of the present version: the one that pods get, then those of duplicates, which are as good.
     pub hashes: Vec<String>,
-    /// The revisions of other versions, and the duplicates.
+    /// The revisions of other versions, and the duplicates; these may be deleted, for their pods are given the hash that counts.
     pub old: Vec<Arc<ControllerRevision>>,
 }
 
@@ -63,6 +64,19 @@ async fn create(executor: &Executor, set: &DaemonSet, number: i64) -> anyhow::Re
     }
 }
 
+/// Gives the hash that counts to pods that have a duplicate's: once the duplicate is gone they would pass for outdated.
+pub fn relabel(history: &History, pods: &[Arc<Pod>]) -> Vec<Op> {
+    let Some((hash, duplicates)) = history.hashes.split_first() else { return Vec::new() };
+    let label = |pod: &Pod| pod.metadata.labels.as_ref()?.get(REVISION_LABEL).cloned();
+    pods.iter()
+        .filter(|pod| label(pod).is_some_and(|own| duplicates.contains(&own) && own != *hash))
+        .map(|pod| {
+            let patch = json!({"metadata": {"uid": pod.metadata.uid, "labels": {REVISION_LABEL: hash}}});
+            Op::send(Request::patch::<Pod>(&ObjectKey::of(pod.as_ref()), "", PatchKind::Merge, patch).tolerating(&[404, 409]))
+        })
+        .collect()
+}
+
 /// Deletes the revisions that nobody needs to go back to.
 pub fn clean_up(set: &DaemonSet, history: &History, pods: &[Arc<Pod>]) -> Vec<Op> {
     let in_use = |of: &ControllerRevision| {
@@ -79,4 +93,23 @@ pub fn clean_up(set: &DaemonSet, history: &History, pods: &[Arc<Pod>]) -> Vec<Op
             Op::send(Request::delete::<ControllerRevision>(&ObjectKey::of(gone.as_ref()), &options).tolerating(&[404, 409]))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_of_a_duplicate_are_of_the_present_version() {
+        let pod = |name: &str, hash: &str| {
+            let metadata = json!({"namespace": "ns", "name": name, "uid": name, "labels": {REVISION_LABEL: hash}});
+            Arc::new(serde_json::from_value::<Pod>(json!({"metadata": metadata})).unwrap())
+        };
+        let pods = [pod("kept", "present"), pod("twin", "duplicate"), pod("old", "old")];
+        let history = |hashes: &[&str]| History { hashes: hashes.iter().map(|hash| (*hash).to_owned()).collect(), old: Vec::new() };
+        assert_eq!(relabel(&history(&["present"]), &pods), []);
+        let patched = relabel(&history(&["present", "duplicate"]), &pods);
+        let [Op::Send(request)] = patched.as_slice() else { panic!("{patched:?}") };
+        assert_eq!((request.name.as_str(), &request.body["metadata"]["labels"][REVISION_LABEL]), ("twin", &json!("present")));
+    }
 }

@@ -86,6 +86,7 @@ impl DaemonSetController {
         let pods = claim(set, &candidates(&self.pods, set), None, |pod: &Pod| selects(set, pod.metadata.labels.as_ref()));
         let pods = pods.settle(executor, set).await?;
         let history = history::settle(executor, set, &revisions).await?;
+        executor.apply(history::relabel(&history, &pods)).await?;
         let generation = set.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
         let held_back = |node: &str| self.held_back(key, generation, node);
         let nodes = self.nodes.list();

@@ -207,7 +207,7 @@ impl Planner<'_> {
         for set in self.old.clone().iter().filter(|set| replicas(set) > 0) {
             scaled |= self.scale(set, 0);
         }
-        if scaled || self.old.iter().any(|set| pods_left(set)) {
+        if scaled || self.old.iter().any(|set| actual(set) > 0 || pods_left(set)) {
             self.tell_progress();
             return self.done();
         }

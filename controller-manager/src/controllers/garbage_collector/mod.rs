@@ -8,11 +8,12 @@ pub mod graph;
 
 use crate::controller::{Context, Controller, Keys};
 use crate::discovery::{self, Served};
-use crate::ops::{DeleteOptions, Propagation, Request};
+use crate::ops::{DeleteOptions, Op, Propagation, Request};
 use client::ObjectKey;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use graph::{FOREGROUND, Graph, KindName, ORPHAN, Object};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use kube::core::{DynamicObject, PartialObjectMeta};
@@ -53,6 +54,8 @@ enum Owner {
     Waiting,
     /// It is gone.
     Absent,
+    /// It would be in a namespace, and an object of the cluster cannot say in which: nothing is known of it.
+    Elsewhere,
 }
 
 fn key(uid: &str) -> ObjectKey {
@@ -111,7 +114,11 @@ impl GarbageCollector {
         let references = present.metadata.owner_references.clone().unwrap_or_default();
         let mut owners = Vec::new();
         for reference in &references {
-            owners.push((reference, self.judge(reference, &object.namespace).await?));
+            let owner = self.judge(reference, &object.namespace).await?;
+            if owner == Owner::Absent && self.is_of_another_namespace(reference, &object.namespace) {
+                self.tell_of_wrong_namespace(&object, reference).await?;
+            }
+            owners.push((reference, owner));
         }
         let dependents = self.graph.lock().dependents(uid);
         match decide(&owners, &object, &dependents) {
@@ -151,11 +158,38 @@ impl GarbageCollector {
         let Some(served) = self.served(&reference.api_version, &reference.kind) else {
             anyhow::bail!("no matches for kind \"{}\" in version \"{}\"", reference.kind, reference.api_version);
         };
+        if served.namespaced && namespace.is_empty() {
+            return Ok(Owner::Elsewhere);
+        }
         let found = self.api(&served, namespace).get_metadata_opt(&reference.name).await?;
         let Some(found) = found.filter(|found| found.metadata.uid.as_ref() == Some(&reference.uid)) else { return Ok(Owner::Absent) };
         let found =
             Object::new(Arc::new(KindName { api_version: reference.api_version.clone(), kind: reference.kind.clone() }), &found.metadata);
         Ok(if found.waits_for_dependents() { Owner::Waiting } else { Owner::Solid })
+    }
+
+    /// Whether there is an object with the owner's UID, but where the reference cannot reach.
+    fn is_of_another_namespace(&self, reference: &OwnerReference, namespace: &str) -> bool {
+        self.graph.lock().get(&reference.uid).is_some_and(|owner| !owner.namespace.is_empty() && owner.namespace != namespace)
+    }
+
+    /// Tells at the object that its owner is not where the reference says, before it goes for that.
+    async fn tell_of_wrong_namespace(&self, object: &Object, reference: &OwnerReference) -> anyhow::Result<()> {
+        let OwnerReference { api_version, kind, name, uid, .. } = reference;
+        let namespace = &object.namespace;
+        let owner = format!("[{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}]");
+        let about = ObjectReference {
+            api_version: Some(object.kind.api_version.clone()),
+            kind: Some(object.kind.kind.clone()),
+            namespace: Some(namespace.clone()),
+            name: Some(object.name.clone()),
+            uid: Some(object.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let message = format!("ownerRef {owner} does not exist in namespace \"{namespace}\"");
+        let told = Op::Event { about: Box::new(about), warning: true, reason: "OwnerRefInvalidNamespace", message };
+        self.context.executor.apply(vec![told]).await?;
+        Ok(())
     }
 
     /// Foreground: the object goes when nothing that blocks it is left.
@@ -300,6 +334,10 @@ enum Decision {
 }
 
 fn decide(owners: &[(&OwnerReference, Owner)], object: &Object, dependents: &[Object]) -> Decision {
+    // Whoever wrote such a reference made a mistake that no retry mends; the object is not to pay for it.
+    if owners.iter().any(|(_, owner)| *owner == Owner::Elsewhere) {
+        return Decision::Keep;
+    }
     let solid: Vec<OwnerReference> =
         owners.iter().filter(|(_, owner)| *owner == Owner::Solid).map(|(reference, _)| (*reference).clone()).collect();
     if owners.is_empty() || solid.len() == owners.len() {
@@ -387,6 +425,7 @@ mod tests {
         let cases: Vec<Case<'_>> = vec![
             (vec![], plain.clone(), vec![], Decision::Keep),
             (vec![(&a, Owner::Solid)], plain.clone(), vec![], Decision::Keep),
+            (vec![(&a, Owner::Elsewhere), (&b, Owner::Absent)], plain.clone(), vec![], Decision::Keep),
             (vec![(&a, Owner::Solid), (&b, Owner::Absent)], plain.clone(), vec![], Decision::KeepOwners(vec![a.clone()])),
             (vec![(&a, Owner::Solid), (&b, Owner::Waiting)], plain.clone(), vec![], Decision::KeepOwners(vec![a.clone()])),
             (vec![(&a, Owner::Absent), (&b, Owner::Absent)], plain.clone(), vec![plain.clone()], background.clone()),
