@@ -6,6 +6,7 @@
 //! - [`expectations`]: keeps a reconciler from acting on a cache that has not yet seen what it did last.
 //! - [`events`]: writes Events as upstream's two recorders do, counted, combined and rate-limited.
 //! - [`election`]: one leader among several replicas, by a Lease.
+//! - [`metrics`]: counts and histograms, and Prometheus's text of them.
 //! - [`serving`]: `/healthz`, `/livez`, `/readyz` and `/metrics` over TLS.
 //! - [`spdy`]: streams into containers, as runtimes speak them.
 //!
@@ -19,6 +20,7 @@ pub mod connection;
 pub mod election;
 pub mod events;
 pub mod expectations;
+pub mod metrics;
 pub mod queue;
 pub mod serving;
 pub mod spdy;

@@ -6,9 +6,10 @@
 //! What it holds is bounded by the number of keys, that is of objects. There is no overall rate limit besides the per-key one: upstream's
 //! (10 a second, burst 100) only ever slowed down mass failures, where the per-key backoff already does that.
 
+use crate::metrics::{Buckets, Observed};
 use parking_lot::Mutex;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -18,6 +19,22 @@ use tokio::time::Instant;
 pub const BASE_DELAY: Duration = Duration::from_millis(5);
 /// The longest delay after a failure.
 pub const MAX_DELAY: Duration = Duration::from_secs(1000);
+
+/// Upper bounds of how long keys wait and are worked on, in seconds: 10 ns to 1,000 s (upstream's).
+const DURATIONS: Buckets = Buckets { first: 1e-8, factor: 10.0, count: 12 };
+
+/// How long keys have waited and were worked on, in seconds.
+#[derive(Clone, Debug)]
+pub struct Durations {
+    /// From when a key was to be worked on until a worker took it.
+    pub waited: Observed,
+    /// From then until the work had ended.
+    pub worked: Observed,
+    /// What is being worked on: for how long, all together.
+    pub unfinished: f64,
+    /// And the longest.
+    pub longest: f64,
+}
 
 /// Counters, as upstream's `workqueue_*` metrics have them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,10 +58,12 @@ pub struct WorkQueue<K> {
 struct State<K> {
     /// In the order in which they are handed out; each also in `dirty`.
     ready: VecDeque<K>,
-    /// To be worked on, now or after the current work on them.
-    dirty: HashSet<K>,
-    /// Being worked on.
-    processing: HashSet<K>,
+    /// To be worked on, now or after the current work on them, and since when.
+    dirty: HashMap<K, Instant>,
+    /// Being worked on, and since when.
+    processing: HashMap<K, Instant>,
+    waited: Observed,
+    worked: Observed,
     /// Times at which keys become ready. An entry counts only while `due` has the same time for its key.
     timers: BinaryHeap<Reverse<(Instant, u64)>>,
     timer_keys: HashMap<u64, K>,
@@ -67,8 +86,10 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     pub fn new() -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            processing: HashSet::new(),
+            dirty: HashMap::new(),
+            processing: HashMap::new(),
+            waited: Observed::new(DURATIONS),
+            worked: Observed::new(DURATIONS),
             timers: BinaryHeap::new(),
             timer_keys: HashMap::new(),
             due: HashMap::new(),
@@ -134,10 +155,13 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 if state.closed {
                     return None;
                 }
-                state.fire_timers(Instant::now());
+                let now = Instant::now();
+                state.fire_timers(now);
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.processing.insert(key.clone());
+                    if let Some(since) = state.dirty.remove(&key) {
+                        state.waited.observe(now.duration_since(since).as_secs_f64());
+                    }
+                    state.processing.insert(key.clone(), now);
                     // Another worker may be asleep while there is more to do.
                     if !state.ready.is_empty() {
                         self.wake.notify_one();
@@ -159,8 +183,10 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     /// The work on a key that [`WorkQueue::get`] gave has ended.
     pub fn done(&self, key: &K) {
         let mut state = self.state.lock();
-        state.processing.remove(key);
-        if state.dirty.contains(key) {
+        if let Some(since) = state.processing.remove(key) {
+            state.worked.observe(since.elapsed().as_secs_f64());
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.wake.notify_one();
@@ -179,16 +205,29 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         let state = self.state.lock();
         QueueMetrics { depth: state.ready.len(), delayed: state.due.len(), adds: state.adds, retries: state.retries }
     }
+
+    /// How long it took and takes.
+    pub fn durations(&self) -> Durations {
+        let state = self.state.lock();
+        let running = || state.processing.values().map(|since| since.elapsed().as_secs_f64());
+        Durations {
+            waited: state.waited.clone(),
+            worked: state.worked.clone(),
+            unfinished: running().sum(),
+            longest: running().fold(0.0, f64::max),
+        }
+    }
 }
 
 impl<K: Clone + Eq + Hash> State<K> {
     /// Whether a worker has to be woken.
     fn add(&mut self, key: K) -> bool {
-        if self.closed || !self.dirty.insert(key.clone()) {
+        if self.closed || self.dirty.contains_key(&key) {
             return false;
         }
+        self.dirty.insert(key.clone(), Instant::now());
         self.adds += 1;
-        if self.processing.contains(&key) {
+        if self.processing.contains_key(&key) {
             return false;
         }
         self.ready.push_back(key);
@@ -304,6 +343,27 @@ mod tests {
         queue.add_rate_limited("a");
         assert_eq!(queue.get().await, Some("a"));
         assert_eq!(start.elapsed().as_millis(), 40);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_and_work_are_timed() {
+        let queue = WorkQueue::new();
+        queue.add("a");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        queue.get().await;
+        tokio::time::advance(Duration::from_secs(30)).await;
+        let shown = |durations: &Durations| {
+            let mut text = String::new();
+            durations.waited.write(&mut text, "waited", &[]);
+            durations.worked.write(&mut text, "worked", &[]);
+            text.lines().filter(|line| line.contains("_sum")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let durations = queue.durations();
+        assert_eq!((durations.unfinished, durations.longest), (30.0, 30.0));
+        assert_eq!(shown(&durations), ["waited_sum 2", "worked_sum 0"]);
+        queue.done(&"a");
+        let durations = queue.durations();
+        assert_eq!((durations.unfinished, shown(&durations)), (0.0, vec!["waited_sum 2".to_owned(), "worked_sum 30".to_owned()]));
     }
 
     #[tokio::test]

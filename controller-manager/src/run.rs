@@ -8,10 +8,11 @@ use crate::ops::Executor;
 use client::SharedCaches;
 use client::clock::Clock;
 use client::election::{self, Candidate};
+use client::metrics::{self, Described, Observed};
+use client::queue::{Durations, QueueMetrics};
 use client::serving::{self, Observable};
 use kube::Client;
 use parking_lot::Mutex;
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -44,18 +45,48 @@ impl Observable for Health {
     }
 
     fn metrics(&self) -> String {
-        type Read = fn(client::queue::QueueMetrics) -> u64;
-        let rows: [(&str, &str, &str, Read); 3] = [
-            ("workqueue_depth", "gauge", "Current depth of workqueue.", |metrics| metrics.depth as u64),
-            ("workqueue_adds_total", "counter", "Total number of adds handled by workqueue.", |metrics| metrics.adds),
-            ("workqueue_retries_total", "counter", "Total number of retries handled by workqueue.", |metrics| metrics.retries),
+        type Count = fn(QueueMetrics) -> u64;
+        let counts: [(&str, &str, &str, Count); 3] = [
+            ("workqueue_depth", "gauge", "Keys that wait to be worked on now", |metrics| metrics.depth as u64),
+            ("workqueue_adds_total", "counter", "Keys added so far", |metrics| metrics.adds),
+            ("workqueue_retries_total", "counter", "Keys added back after a failure so far", |metrics| metrics.retries),
+        ];
+        type Time = fn(&Durations) -> f64;
+        let times: [(&str, &str, Time); 2] = [
+            ("workqueue_unfinished_work_seconds", "Seconds that work under way has taken so far, all together", |durations| {
+                durations.unfinished
+            }),
+            ("workqueue_longest_running_processor_seconds", "Seconds that the longest work under way has taken so far", |durations| {
+                durations.longest
+            }),
+        ];
+        type Histogram = fn(&Durations) -> &Observed;
+        let histograms: [(&str, &str, Histogram); 2] = [
+            ("workqueue_queue_duration_seconds", "Seconds that a key waits until a worker takes it", |durations| &durations.waited),
+            ("workqueue_work_duration_seconds", "Seconds that the work on a key takes", |durations| &durations.worked),
         ];
         let queues = self.queues.lock();
+        let durations: Vec<(&str, Durations)> = queues.iter().map(|(queue, keys)| (*queue, keys.durations())).collect();
         let mut text = String::new();
-        for (name, kind, help, read) in rows {
-            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String takes everything");
+        let describe = |text: &mut String, name, help, kind| {
+            metrics::head(text, &Described { name, help, stability: "ALPHA", labels: &["name"] }, kind)
+        };
+        for (name, kind, help, read) in counts {
+            describe(&mut text, name, help, kind);
             for (queue, keys) in queues.iter() {
-                writeln!(text, "{name}{{name=\"{queue}\"}} {}", read(keys.metrics())).expect("a String takes everything");
+                metrics::sample(&mut text, name, &[("name", queue)], read(keys.metrics()));
+            }
+        }
+        for (name, help, read) in times {
+            describe(&mut text, name, help, "gauge");
+            for (queue, durations) in &durations {
+                metrics::sample(&mut text, name, &[("name", queue)], read(durations));
+            }
+        }
+        for (name, help, read) in histograms {
+            describe(&mut text, name, help, "histogram");
+            for (queue, durations) in &durations {
+                read(durations).write(&mut text, name, &[("name", queue)]);
             }
         }
         text

@@ -4,105 +4,10 @@
 
 use crate::queue::Pending;
 use crate::state::Size;
-use parking_lot::Mutex;
+use client::metrics::{Counters, Described, Histograms, head, sample};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-/// Upper bounds of a histogram's buckets: `first`, and each `factor` times the one before.
-#[derive(Clone, Copy, Debug)]
-struct Buckets {
-    first: f64,
-    factor: f64,
-    count: usize,
-}
-
-impl Buckets {
-    fn bounds(self) -> impl Iterator<Item = f64> {
-        std::iter::successors(Some(self.first), move |bound| Some(bound * self.factor)).take(self.count)
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct Observed {
-    /// By bucket; the last is what is above all bounds.
-    counts: Vec<u64>,
-    sum: f64,
-}
-
-/// What a metric is called and says.
-struct Described {
-    name: &'static str,
-    help: &'static str,
-    /// `[STABLE]`, `[BETA]` or `[ALPHA]`, as upstream writes it in front of the help.
-    stability: &'static str,
-    labels: &'static [&'static str],
-}
-
-/// A histogram for every combination of labels that was seen. Labels are names of profiles, results and points: few.
-pub struct Histograms {
-    described: Described,
-    buckets: Buckets,
-    observed: Mutex<BTreeMap<Vec<String>, Observed>>,
-}
-
-impl Histograms {
-    const fn new(described: Described, first: f64, factor: f64, count: usize) -> Self {
-        Self { described, buckets: Buckets { first, factor, count }, observed: Mutex::new(BTreeMap::new()) }
-    }
-
-    /// Counts one value.
-    pub fn observe(&self, labels: &[&str], value: f64) {
-        let mut observed = self.observed.lock();
-        if !observed.keys().any(|key| key == labels) {
-            let none = Observed { counts: vec![0; self.buckets.count + 1], sum: 0.0 };
-            observed.insert(labels.iter().map(|label| (*label).to_owned()).collect(), none);
-        }
-        let entry = observed.iter_mut().find(|(key, _)| key.iter().eq(labels)).map(|(_, entry)| entry);
-        let entry = entry.expect("it was there or has been put there");
-        let bucket = self.buckets.bounds().position(|bound| value <= bound).unwrap_or(self.buckets.count);
-        entry.counts[bucket] += 1;
-        entry.sum += value;
-    }
-
-    fn write(&self, text: &mut String) {
-        head(text, &self.described, "histogram");
-        let Described { name, labels, .. } = self.described;
-        for (values, observed) in self.observed.lock().iter() {
-            let own: Vec<(&str, &str)> = labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
-            let mut below = 0;
-            for (bound, count) in self.buckets.bounds().map(|bound| bound.to_string()).chain(["+Inf".to_owned()]).zip(&observed.counts) {
-                below += count;
-                let with_bound: Vec<(&str, &str)> = own.iter().copied().chain([("le", bound.as_str())]).collect();
-                sample(text, &format!("{name}_bucket"), &with_bound, below);
-            }
-            sample(text, &format!("{name}_sum"), &own, observed.sum);
-            sample(text, &format!("{name}_count"), &own, below);
-        }
-    }
-}
-
-/// A count for every combination of labels that was seen.
-pub struct Counters {
-    described: Described,
-    counts: Mutex<BTreeMap<Vec<&'static str>, u64>>,
-}
-
-impl Counters {
-    /// Counts one.
-    pub fn add(&self, labels: &[&'static str]) {
-        *self.counts.lock().entry(labels.to_vec()).or_default() += 1;
-    }
-
-    fn write(&self, text: &mut String) {
-        head(text, &self.described, "counter");
-        for (values, count) in self.counts.lock().iter() {
-            let labels: Vec<(&str, &str)> = self.described.labels.iter().copied().zip(values.iter().copied()).collect();
-            sample(text, self.described.name, &labels, count);
-        }
-    }
-}
 
 /// See the module's description.
 pub struct Metrics {
@@ -205,15 +110,12 @@ impl Default for Metrics {
                 5,
             ),
             preemptions: AtomicU64::new(0),
-            incoming: Counters {
-                described: Described {
-                    name: "scheduler_queue_incoming_pods_total",
-                    help: "Number of pods added to scheduling queues by event and queue type.",
-                    stability: "STABLE",
-                    labels: &["queue", "event"],
-                },
-                counts: Mutex::default(),
-            },
+            incoming: Counters::new(Described {
+                name: "scheduler_queue_incoming_pods_total",
+                help: "Number of pods added to scheduling queues by event and queue type.",
+                stability: "STABLE",
+                labels: &["queue", "event"],
+            }),
         }
     }
 }
@@ -235,9 +137,9 @@ impl Metrics {
         let name = "scheduler_schedule_attempts_total";
         let help = "Number of attempts to schedule pods, by the result. 'unschedulable' means a pod could not be scheduled, while 'error' means an internal scheduler problem.";
         describe(&mut text, name, help, "STABLE", "counter");
-        for (labels, observed) in self.attempts.observed.lock().iter() {
+        for (labels, count) in self.attempts.counts() {
             let labels: Vec<(&str, &str)> = ["profile", "result"].into_iter().zip(labels.iter().map(String::as_str)).collect();
-            sample(&mut text, name, &labels, observed.counts.iter().sum::<u64>());
+            sample(&mut text, name, &labels, count);
         }
         let name = "scheduler_preemption_attempts_total";
         describe(&mut text, name, "Total preemption attempts in the cluster till now", "STABLE", "counter");
@@ -264,20 +166,6 @@ impl Metrics {
         }
         text
     }
-}
-
-fn head(text: &mut String, described: &Described, kind: &str) {
-    let Described { name, help, stability, .. } = described;
-    writeln!(text, "# HELP {name} [{stability}] {help}\n# TYPE {name} {kind}").expect("a String takes everything");
-}
-
-fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-    text.push_str(name);
-    if !labels.is_empty() {
-        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
-        write!(text, "{{{}}}", labels.join(",")).expect("a String takes everything");
-    }
-    writeln!(text, " {value}").expect("a String takes everything");
 }
 
 #[cfg(test)]

@@ -1,0 +1,186 @@
+//! Metrics in Prometheus's text format, as components keep and show them under upstream's names: counts and histograms by their labels, and the lines of text
+//! that say them (upstream: `k8s.io/component-base/metrics`).
+//!
+//! Left out: a registry. A component knows its metrics and writes them when asked.
+
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Upper bounds of a histogram's buckets: `first`, and each `factor` times the one before.
+#[derive(Clone, Copy, Debug)]
+pub struct Buckets {
+    /// The lowest bound.
+    pub first: f64,
+    /// What each bound is of the one before.
+    pub factor: f64,
+    /// How many.
+    pub count: usize,
+}
+
+impl Buckets {
+    fn bounds(self) -> impl Iterator<Item = f64> {
+        std::iter::successors(Some(self.first), move |bound| Some(bound * self.factor)).take(self.count)
+    }
+}
+
+/// What was counted of one histogram.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    buckets: Buckets,
+    /// By bucket; the last is what is above all bounds.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+impl Observed {
+    /// Nothing yet.
+    pub fn new(buckets: Buckets) -> Self {
+        Self { buckets, counts: vec![0; buckets.count + 1], sum: 0.0 }
+    }
+
+    /// Counts one value.
+    pub fn observe(&mut self, value: f64) {
+        let bucket = self.buckets.bounds().position(|bound| value <= bound).unwrap_or(self.buckets.count);
+        self.counts[bucket] += 1;
+        self.sum += value;
+    }
+
+    /// How many values.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The lines of a histogram of that name, with these labels.
+    pub fn write(&self, text: &mut String, name: &str, own: &[(&str, &str)]) {
+        let mut below = 0;
+        for (bound, count) in self.buckets.bounds().map(|bound| bound.to_string()).chain(["+Inf".to_owned()]).zip(&self.counts) {
+            below += count;
+            let with_bound: Vec<(&str, &str)> = own.iter().copied().chain([("le", bound.as_str())]).collect();
+            sample(text, &format!("{name}_bucket"), &with_bound, below);
+        }
+        sample(text, &format!("{name}_sum"), own, self.sum);
+        sample(text, &format!("{name}_count"), own, below);
+    }
+}
+
+/// What a metric is called and says.
+pub struct Described {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// `STABLE`, `BETA` or `ALPHA`, as upstream writes it in front of the help.
+    pub stability: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+}
+
+/// A histogram for every combination of labels that was seen. Labels are names of profiles, results and points: few.
+pub struct Histograms {
+    described: Described,
+    buckets: Buckets,
+    observed: Mutex<BTreeMap<Vec<String>, Observed>>,
+}
+
+impl Histograms {
+    /// With these buckets.
+    pub const fn new(described: Described, first: f64, factor: f64, count: usize) -> Self {
+        Self { described, buckets: Buckets { first, factor, count }, observed: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Counts one value.
+    pub fn observe(&self, labels: &[&str], value: f64) {
+        let mut observed = self.observed.lock();
+        if !observed.keys().any(|key| key == labels) {
+            observed.insert(labels.iter().map(|label| (*label).to_owned()).collect(), Observed::new(self.buckets));
+        }
+        let entry = observed.iter_mut().find(|(key, _)| key.iter().eq(labels)).map(|(_, entry)| entry);
+        entry.expect("it was there or has been put there").observe(value);
+    }
+
+    /// How many values, by labels.
+    pub fn counts(&self) -> Vec<(Vec<String>, u64)> {
+        self.observed.lock().iter().map(|(labels, observed)| (labels.clone(), observed.count())).collect()
+    }
+
+    /// The lines of all of them.
+    pub fn write(&self, text: &mut String) {
+        head(text, &self.described, "histogram");
+        let Described { name, labels, .. } = self.described;
+        for (values, observed) in self.observed.lock().iter() {
+            let own: Vec<(&str, &str)> = labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
+            observed.write(text, name, &own);
+        }
+    }
+}
+
+/// A count for every combination of labels that was seen.
+pub struct Counters {
+    described: Described,
+    counts: Mutex<BTreeMap<Vec<&'static str>, u64>>,
+}
+
+impl Counters {
+    /// None yet.
+    pub const fn new(described: Described) -> Self {
+        Self { described, counts: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Counts one.
+    pub fn add(&self, labels: &[&'static str]) {
+        *self.counts.lock().entry(labels.to_vec()).or_default() += 1;
+    }
+
+    /// The lines of all of them.
+    pub fn write(&self, text: &mut String) {
+        head(text, &self.described, "counter");
+        for (values, count) in self.counts.lock().iter() {
+            let labels: Vec<(&str, &str)> = self.described.labels.iter().copied().zip(values.iter().copied()).collect();
+            sample(text, self.described.name, &labels, count);
+        }
+    }
+}
+
+/// The two lines in front of a metric's values.
+pub fn head(text: &mut String, described: &Described, kind: &str) {
+    let Described { name, help, stability, .. } = described;
+    writeln!(text, "# HELP {name} [{stability}] {help}\n# TYPE {name} {kind}").expect("a String takes everything");
+}
+
+/// One value.
+pub fn sample(text: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+    text.push_str(name);
+    if !labels.is_empty() {
+        let labels: Vec<String> = labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
+        write!(text, "{{{}}}", labels.join(",")).expect("a String takes everything");
+    }
+    writeln!(text, " {value}").expect("a String takes everything");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_in_text() {
+        const DESCRIBED: Described = Described { name: "waits", help: "How long.", stability: "ALPHA", labels: &["queue"] };
+        let histograms = Histograms::new(DESCRIBED, 1.0, 10.0, 2);
+        for value in [0.5, 1.0, 7.0, 100.0] {
+            histograms.observe(&["a"], value);
+        }
+        let mut text = String::new();
+        histograms.write(&mut text);
+        let lines = [
+            "# HELP waits [ALPHA] How long.",
+            "# TYPE waits histogram",
+            "waits_bucket{queue=\"a\",le=\"1\"} 2",
+            "waits_bucket{queue=\"a\",le=\"10\"} 3",
+            "waits_bucket{queue=\"a\",le=\"+Inf\"} 4",
+            "waits_sum{queue=\"a\"} 108.5",
+            "waits_count{queue=\"a\"} 4",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+        assert_eq!(histograms.counts(), [(vec!["a".to_owned()], 4)]);
+    }
+}
