@@ -114,3 +114,12 @@ until_true() {
 kubectl() {
   "$bin/kubectl" --kubeconfig "$run/kubeconfig" "$@"
 }
+
+# Brings the images that are made here into the registry on loopback.
+push_images() {
+  local archive name
+  while read -r archive name; do
+    curl -sf -o /dev/null -H 'Accept: application/vnd.oci.image.manifest.v1+json' "http://127.0.0.1:$registry_port/v2/library/${name/:/\/manifests\/}" ||
+      skopeo --insecure-policy copy --quiet --dest-tls-verify=false "oci-archive:$cache/$archive" "docker://127.0.0.1:$registry_port/library/$name"
+  done <"$cache/names"
+}

@@ -29,6 +29,12 @@ impl Cluster {
         })
     }
 
+    /// The cluster whose kubeconfig is in the directory that `SKIFF_RUN` names, and which somebody else started.
+    pub fn started() -> Cluster {
+        let run = std::env::var_os("SKIFF_RUN").expect("SKIFF_RUN says where the kubeconfig is");
+        Cluster { run: run.into(), root: root(), environment: Vec::new(), private: false }
+    }
+
     /// A cluster of the test's own, beside the shared one: its ports and ranges are offset by `slot` (1 to 9, one for each test that does this).
     pub fn private(slot: u16) -> Cluster {
         assert!((1..=9).contains(&slot), "slots are 1 to 9");
