@@ -91,6 +91,10 @@ const PRESSURES: [(Pressure, Words, Words); 3] = [
     ),
 ];
 
+/// What this kubelet can do that not every kubelet can, sorted: schedulers keep pods that need it from other nodes, and the server refuses a change of the
+/// CPUs of a Guaranteed pod elsewhere (KEP-5328).
+const DECLARED: [&str; 2] = ["GuaranteedQoSPodCPUResize", "RestartAllContainersOnContainerExits"];
+
 /// The status. `before` holds the conditions as they were told last: they keep their transition times.
 pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition], now: Timestamp) -> NodeStatus {
     let mut conditions: Vec<NodeCondition> = PRESSURES
@@ -114,6 +118,7 @@ pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition]
         allocatable: Some(with(&facts.allocatable, seen.devices.1)),
         capacity: Some(with(&facts.capacity, seen.devices.0)),
         conditions: Some(conditions),
+        declared_features: Some(DECLARED.map(str::to_owned).to_vec()),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: facts.port }) }),
         features,
         images: Some(image_list(seen.images, facts.max_images)),

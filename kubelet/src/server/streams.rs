@@ -38,6 +38,8 @@ const V5: &str = "v5.channel.k8s.io";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// How long the runtime's server may take to answer.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a caller has to close its side after the end.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// The message type of v5 that ends a channel.
 const CLOSE_CHANNEL: u8 = 255;
 const STDIN: u8 = 0;
@@ -331,9 +333,10 @@ async fn translate(caller: CallerSocket, runtime: RuntimeStream, channels: Chann
     }
     let writer = Mutex::new(writer);
     let (mut to_caller, mut from_caller) = caller.split();
+    // Until the caller goes. A runtime that has ended takes nothing more (a terminal's last size may still come), but how it ended is yet to be told.
     let incoming = async {
-        while let Some(message) = from_caller.next().await {
-            let bytes = match message? {
+        while let Some(Ok(message)) = from_caller.next().await {
+            let bytes = match message {
                 Message::Binary(bytes) => bytes,
                 Message::Text(text) => text.into(),
                 Message::Close(_) => break,
@@ -351,17 +354,17 @@ async fn translate(caller: CallerSocket, runtime: RuntimeStream, channels: Chann
             let Some((channel, data)) = bytes.split_first() else { continue };
             if *channel == CLOSE_CHANNEL {
                 if let Some(id) = data.first().and_then(|c| target(*c)) {
-                    writer.lock().await.data(id, &[], true).await?;
+                    drop(writer.lock().await.data(id, &[], true).await);
                 }
             } else if let Some(id) = target(*channel) {
-                writer.lock().await.data(id, data, false).await?;
+                drop(writer.lock().await.data(id, data, false).await);
             }
         }
-        anyhow::Ok(())
     };
     let outgoing = async {
         while open > 0 {
-            match spdy::read_frame(&mut reader).await? {
+            // A connection that breaks off has ended, too.
+            match spdy::read_frame(&mut reader).await.unwrap_or(None) {
                 Some(Frame::Data { stream, bytes, end }) => {
                     let Some(channel) = streams.get(&stream).copied() else { continue };
                     if !bytes.is_empty() {
@@ -376,7 +379,7 @@ async fn translate(caller: CallerSocket, runtime: RuntimeStream, channels: Chann
                     let channel = streams.remove(&stream);
                     open -= i32::from(channel.is_some_and(|c| c != STDIN && c != RESIZE));
                 }
-                Some(Frame::Ping(payload)) => writer.lock().await.pong(&payload).await?,
+                Some(Frame::Ping(payload)) => drop(writer.lock().await.pong(&payload).await),
                 Some(Frame::GoAway) | None => break,
                 Some(Frame::Other) => {}
             }
@@ -386,9 +389,12 @@ async fn translate(caller: CallerSocket, runtime: RuntimeStream, channels: Chann
     };
     tokio::pin!(incoming, outgoing);
     tokio::select! {
-        ended = &mut outgoing => ended,
-        gone = &mut incoming => gone,
+        ended = &mut outgoing => ended?,
+        () = &mut incoming => return Ok(()),
     }
+    // Closing at once while the caller still sends would take back what it has not read yet.
+    drop(tokio::time::timeout(FAREWELL, incoming).await);
+    Ok(())
 }
 
 /// Carries the bytes of a SPDY connection in and out of WebSocket messages.
