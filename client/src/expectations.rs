@@ -45,6 +45,12 @@ impl<K: Clone + Eq + Hash> Expectations<K> {
         TIMEOUT.checked_sub(open.since.elapsed()).filter(|left| !left.is_zero())
     }
 
+    /// The UIDs of what was deleted and still shows. Nothing, once that is not waited for any more.
+    pub fn deleting(&self, key: &K) -> HashSet<String> {
+        let expected = self.expected.lock();
+        expected.get(key).filter(|open| open.since.elapsed() < TIMEOUT).map(|open| open.deletions.clone()).unwrap_or_default()
+    }
+
     /// So many objects are about to be created, and those with these UIDs to be deleted. Replaces what was expected before.
     pub fn expect(&self, key: &K, creations: usize, deletions: impl IntoIterator<Item = String>) {
         let creations = i64::try_from(creations).unwrap_or(i64::MAX);
@@ -97,6 +103,7 @@ mod tests {
             expectations.deletion_observed(&"rs", "u1");
             expectations.creation_observed(&"rs");
             assert!(!expectations.satisfied(&"rs"));
+            assert_eq!(expectations.deleting(&"rs"), HashSet::from(["u2".to_owned()]));
             expectations.deletion_observed(&"rs", "u2");
             assert!(expectations.satisfied(&"rs"));
         });

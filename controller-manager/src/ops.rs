@@ -215,20 +215,11 @@ impl Executor {
 
     /// Does everything in order up to the first failure. Says when to look again, the earliest of the times.
     pub async fn apply(&self, ops: Vec<Op>) -> Result<Option<Duration>, kube::Error> {
-        self.apply_noting(ops, |_| {}).await
-    }
-
-    /// The same, and tells what the apiserver answered to everything that created or changed an object.
-    pub async fn apply_noting(&self, ops: Vec<Op>, note: impl Fn(&Value)) -> Result<Option<Duration>, kube::Error> {
         let mut after: Option<Duration> = None;
         for op in ops {
             match op {
                 Op::Send(request) => {
-                    let deletes = request.method == "DELETE";
-                    let answer = self.send(*request).await?;
-                    if !deletes {
-                        note(&answer);
-                    }
+                    self.send(*request).await?;
                 }
                 Op::Event { about, warning, reason, message } => {
                     let event_type = if warning { EventType::Warning } else { EventType::Normal };
@@ -258,6 +249,11 @@ pub fn is_conflict(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 409)
 }
 
+/// Whether an error leaves open whether the request was carried out: no answer, or one that the server is not well.
+pub fn is_unclear(error: &kube::Error) -> bool {
+    !matches!(error, kube::Error::Api(status) if (400..500).contains(&status.code))
+}
+
 /// Whether an error says that the namespace is being deleted: nothing can be created there any more.
 pub fn namespace_is_terminating(error: &kube::Error) -> bool {
     let cause = |status: &kube::core::Status| {
@@ -270,6 +266,15 @@ pub fn namespace_is_terminating(error: &kube::Error) -> bool {
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::{Namespace, Pod};
+
+    #[test]
+    fn only_a_refusal_is_a_clear_answer() {
+        let answered = |code| kube::Error::Api(Box::new(kube::core::Status { code, ..Default::default() }));
+        for (code, unclear) in [(404, false), (409, false), (422, false), (500, true), (504, true)] {
+            assert_eq!(is_unclear(&answered(code)), unclear, "{code}");
+        }
+        assert!(is_unclear(&kube::Error::LinesCodecMaxLineLengthExceeded));
+    }
 
     #[test]
     fn requests() {

@@ -74,6 +74,13 @@ impl WrittenChildren {
         }
     }
 
+    /// Notes a child as the apiserver has it.
+    pub fn note_object<K: Resource>(&self, owner: &ObjectKey, child: &K) {
+        if let Some(revision) = revision_of(child) {
+            self.insert(owner, child.meta().uid.clone().unwrap_or_default(), Some(revision));
+        }
+    }
+
     /// A child was deleted.
     pub fn note_deletion(&self, owner: &ObjectKey, uid: &str) {
         self.insert(owner, uid.to_owned(), None);

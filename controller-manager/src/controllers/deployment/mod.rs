@@ -11,7 +11,7 @@ mod status;
 use crate::children;
 use crate::claim::claim;
 use crate::controller::{Context, Controller, Keys, controller_key, controller_of, watch_all, watch_owned};
-use crate::ops::{Op, Request};
+use crate::ops::{Op, Request, is_unclear};
 use crate::pods;
 use crate::written::WrittenChildren;
 use client::{Cache, Change, ObjectKey};
@@ -19,8 +19,9 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
+use parking_lot::Mutex;
 use plan::Plan;
-use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,18 +32,28 @@ pub struct DeploymentController {
     replica_sets: Arc<Cache<ReplicaSet>>,
     pods: Arc<Cache<Pod>>,
     written: WrittenChildren,
+    /// ReplicaSets, by Deployment, of which nobody knows whether the last write to them was carried out: names, one for each write that got no clear answer.
+    unclear: Mutex<HashMap<ObjectKey, BTreeSet<String>>>,
 }
 
 impl DeploymentController {
     /// With the shared caches.
     pub fn new(context: Context) -> Self {
         let caches = &context.caches;
-        Self { deployments: caches.of(), replica_sets: caches.of(), pods: caches.of(), written: WrittenChildren::default(), context }
+        Self {
+            deployments: caches.of(),
+            replica_sets: caches.of(),
+            pods: caches.of(),
+            written: WrittenChildren::default(),
+            unclear: Mutex::default(),
+            context,
+        }
     }
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(deployment) = self.deployments.get(key) else {
             self.written.forget(key);
+            self.unclear.lock().remove(key);
             return Ok(None);
         };
         let executor = &self.context.executor;
@@ -58,6 +69,7 @@ impl DeploymentController {
             return Ok(None);
         }
         let candidates = self.replica_sets.in_namespace(&key.namespace);
+        self.clear_up(key).await?;
         if let Some(wait) = self.written.wait(key, &candidates) {
             return Ok(Some(wait));
         }
@@ -70,18 +82,52 @@ impl DeploymentController {
             pods.iter().any(|pod| !pods::is_finished(pod))
         };
         let Plan { ops, created, mut status_of } = plan::plan(&deployment, &owned, &pods_left, self.context.clock.now());
-        if let Some(new) = created {
-            match executor.send(Request::create(new.as_ref())).await {
-                Ok(answer) => self.written.note(key, &answer),
-                Err(error) => return self.creation_failed(key, &deployment, &new, error, status_of.take()).await,
+        if let Some(new) = created
+            && let Err(error) = self.write(key, Request::create(new.as_ref())).await
+        {
+            return self.creation_failed(key, &deployment, &new, error, status_of.take()).await;
+        }
+        let mut again: Option<Duration> = None;
+        for op in ops {
+            match op {
+                Op::Send(request) if writes_replica_set(&request) => self.write(key, *request).await?,
+                other => again = executor.apply(vec![other]).await?.into_iter().chain(again).min(),
             }
         }
-        let note = |answer: &Value| {
-            if answer["kind"] == "ReplicaSet" {
-                self.written.note(key, answer);
+        Ok(again)
+    }
+
+    /// Creates or changes a ReplicaSet, and remembers what the cache has to show before the next step.
+    async fn write(&self, key: &ObjectKey, request: Request) -> Result<(), kube::Error> {
+        let name = request.name.clone();
+        match self.context.executor.send(request).await {
+            Ok(answer) => {
+                self.written.note(key, &answer);
+                Ok(())
             }
-        };
-        Ok(executor.apply_noting(ops, note).await?)
+            Err(error) => {
+                if is_unclear(&error) {
+                    self.unclear.lock().entry(key.clone()).or_default().insert(name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks the apiserver what became of writes that got no clear answer.
+    async fn clear_up(&self, key: &ObjectKey) -> Result<(), kube::Error> {
+        let unclear = self.unclear.lock().get(key).cloned().unwrap_or_default();
+        let api: Api<ReplicaSet> = Api::namespaced(self.context.executor.client().clone(), &key.namespace);
+        for name in unclear {
+            if let Some(found) = api.get_opt(&name).await? {
+                self.written.note_object(key, &found);
+            }
+            if let Some(names) = self.unclear.lock().get_mut(key) {
+                names.remove(&name);
+            }
+        }
+        self.unclear.lock().retain(|_, names| !names.is_empty());
+        Ok(())
     }
 
     /// A ReplicaSet of that name exists: ours, and only the cache is late; or another's, and the hash needs another seed. Any other failure is told.
@@ -101,7 +147,7 @@ impl DeploymentController {
                 let existing = api.get(name).await?;
                 let ours = controller_of(&existing).is_some_and(|owner| Some(&owner.uid) == deployment.metadata.uid.as_ref());
                 if ours && replica_sets::same_template(&existing, deployment) {
-                    self.written.note(key, &serde_json::to_value(&existing)?);
+                    self.written.note_object(key, &existing);
                     return Ok(self.written.wait(key, &self.replica_sets.in_namespace(&key.namespace)));
                 }
                 let mut updated = deployment.clone();
@@ -122,6 +168,10 @@ impl DeploymentController {
             }
         }
     }
+}
+
+fn writes_replica_set(request: &Request) -> bool {
+    request.method != "DELETE" && request.body["kind"] == "ReplicaSet"
 }
 
 impl Controller for DeploymentController {

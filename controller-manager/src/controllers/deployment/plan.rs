@@ -1,8 +1,8 @@
 //! The next step of a Deployment: scale, roll out, recreate, clean up (upstream: `sync.go`, `rolling.go`, `recreate.go`).
 
 use super::replica_sets::{
-    DESIRED, MAX, REVISION, Strategy, actual, annotate, annotate_replicas, available, desired, fenceposts, max_revision, new_replica_set,
-    new_replicas, number, replicas, split, strategy, sum,
+    DESIRED, MAX, REVISION, Strategy, actual, annotate, annotate_replicas, available, desired, fenceposts, is_observed, max_revision,
+    new_replica_set, new_replicas, number, replicas, split, strategy, sum,
 };
 use super::status;
 use crate::ops::{DeleteOptions, Op, Request};
@@ -179,6 +179,10 @@ impl Planner<'_> {
         if removable <= 0 || sum(self.old.iter().map(AsRef::as_ref), replicas) == 0 {
             return false;
         }
+        // One that was made smaller and then larger again may count pods that the smaller one gave up: which of them serve, its next status says.
+        if !all.iter().all(|set| is_observed(set)) {
+            return false;
+        }
         let mut sizes: Vec<i32> = self.old.iter().map(|set| replicas(set)).collect();
         // Replicas that are not available can go without anybody noticing.
         let mut left = removable;
@@ -292,8 +296,7 @@ impl Planner<'_> {
         unused.sort_by_key(|set| number(set, REVISION).unwrap_or(0));
         let surplus = unused.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         for set in unused.into_iter().take(surplus) {
-            let observed = set.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0);
-            if actual(&set) == 0 && replicas(&set) == 0 && set.metadata.generation.unwrap_or(0) <= observed {
+            if actual(&set) == 0 && replicas(&set) == 0 && is_observed(&set) {
                 let options = DeleteOptions { uid: set.metadata.uid.clone(), ..DeleteOptions::default() };
                 self.ops.push(Op::send(Request::delete::<ReplicaSet>(&ObjectKey::of(set.as_ref()), &options).tolerating(&[404, 409])));
             }
@@ -413,6 +416,17 @@ mod tests {
         assert_eq!(steps(&d, &sets, false), ["up web-h2 from 2 to 4"]);
         let sets = [set(1, 10, 7, (10, 13)), set(2, 3, 3, (10, 13))];
         assert_eq!(steps(&d, &sets, false), ["down web-h1 from 10 to 5"]);
+    }
+
+    #[test]
+    fn nothing_old_goes_by_a_status_of_another_size() {
+        let d = deployment(json!({}));
+        let (old, new) = (set(1, 3, 3, (3, 4)), set(2, 1, 1, (3, 4)));
+        let mut resized = old.as_ref().clone();
+        resized.metadata.generation = Some(2);
+        assert!(steps(&d, &[Arc::new(resized.clone()), new.clone()], false).is_empty());
+        resized.status.get_or_insert_default().observed_generation = Some(2);
+        assert_eq!(steps(&d, &[Arc::new(resized), new], false), ["down web-h1 from 3 to 2"]);
     }
 
     #[test]

@@ -70,6 +70,11 @@ pub fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0).min(replicas(set))
 }
 
+/// Whether its status is about the size that it has now.
+pub fn is_observed(set: &ReplicaSet) -> bool {
+    set.status.as_ref().and_then(|status| status.observed_generation).unwrap_or(0) >= set.metadata.generation.unwrap_or(0)
+}
+
 /// How many pods it has.
 pub fn actual(set: &ReplicaSet) -> i32 {
     set.status.as_ref().map_or(0, |status| status.replicas)

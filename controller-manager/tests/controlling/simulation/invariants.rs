@@ -2,8 +2,7 @@
 //! anything, never fewer that serve than an update may take away.
 //!
 //! What a controller may rely on is what its cache tells, and that may be some seconds old: a limit is the highest that was asked for within
-//! [`WINDOW`]. A creation whose answer got lost may be made once more, and so many more are allowed as that was about. A pod that died is missing until the
-//! workload has served as it should again.
+//! [`WINDOW`]. A pod whose creation got no answer may be created once more. A pod that died is missing until the workload has served as it should again.
 
 use super::nodes::node_of;
 use super::world::{Objects, controller, text};
@@ -35,13 +34,14 @@ impl Past {
 
 #[derive(Default)]
 pub struct Invariants {
-    /// By the UID of an owner of pods: how many it wants. Of a Deployment: how many its ReplicaSets may want together.
+    /// By the UID of an owner of pods: how many it wants. Of a Deployment: how many its ReplicaSets may want together. Of a
+    /// DaemonSet: how many there may be on a node.
     wanted: BTreeMap<String, Past>,
     /// By name of a workload: whether it has served as it should since somebody interfered.
     reached: BTreeMap<String, bool>,
     interfered: Duration,
-    /// Creations whose answer got lost: when, of what, and for how many pods each stands.
-    lost: Vec<(Duration, &'static str, i64)>,
+    /// When the answer to a pod's creation got lost.
+    lost: Vec<Duration>,
     /// Pods that died without a controller's doing, by their controller: when.
     died: BTreeMap<String, Vec<Duration>>,
     now: Duration,
@@ -78,9 +78,9 @@ impl Invariants {
         self.reached.clear();
     }
 
-    /// A creation was carried out and nobody was told.
-    pub fn lost(&mut self, plural: &'static str, object: &Value) {
-        self.lost.push((self.now, plural, if plural == "pods" { 1 } else { number(object, "/spec/replicas") }));
+    /// A pod was created and nobody was told.
+    pub fn lost(&mut self) {
+        self.lost.push(self.now);
     }
 
     /// A pod stops serving by chance.
@@ -88,9 +88,9 @@ impl Invariants {
         self.died.entry(controller(pod).unwrap_or_default().to_owned()).or_default().push(self.now);
     }
 
-    fn slack(&self, plural: &str) -> i64 {
+    fn slack(&self) -> i64 {
         let since = self.now.saturating_sub(WINDOW);
-        self.lost.iter().filter(|(at, of, _)| *at >= since && *of == plural).map(|(.., count)| count).sum()
+        i64::try_from(self.lost.iter().filter(|at| **at >= since).count()).unwrap_or(i64::MAX)
     }
 
     fn check(&mut self, holds: bool, why: impl FnOnce() -> String) {
@@ -113,6 +113,10 @@ impl Invariants {
                 let most = spec("replicas") + spec("strategy/rollingUpdate/maxSurge");
                 self.wanted.entry(uid(object).to_owned()).or_default().note(now, most);
             }
+            "daemonsets" => {
+                let on_a_node = 1 + i64::from(spec("updateStrategy/rollingUpdate/maxSurge") > 0);
+                self.wanted.entry(uid(object).to_owned()).or_default().note(now, on_a_node);
+            }
             "jobs" => self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("parallelism")),
             "pods" if before.is_none() && !gone => self.pod_created(objects, object),
             _ => {}
@@ -124,7 +128,7 @@ impl Invariants {
 
     fn replica_set_grew(&mut self, objects: &Objects, set: &Value) {
         let Some(of) = controller(set) else { return };
-        let Some(most) = self.wanted.get(of).map(|wanted| wanted.highest(self.now) + self.slack("replicasets")) else { return };
+        let Some(most) = self.wanted.get(of).map(|wanted| wanted.highest(self.now)) else { return };
         let sets = of_kind(objects, "replicasets").filter(|other| controller(other) == Some(of));
         let sum: i64 = sets.map(|other| number(other, "/spec/replicas")).sum();
         self.check(sum <= most, || format!("{sum} replicas where {most} are allowed, with {}", text(set, "/metadata/name")));
@@ -133,16 +137,17 @@ impl Invariants {
     fn pod_created(&mut self, objects: &Objects, pod: &Value) {
         let Some(of) = controller(pod) else { return };
         let active = || of_kind(objects, "pods").filter(|other| controller(other) == Some(of) && is_active(other));
-        let slack = self.slack("pods");
-        if let Some(wanted) = self.wanted.get(of).map(|wanted| wanted.highest(self.now)) {
+        let slack = self.slack();
+        let daemons = of_kind(objects, "daemonsets").find(|set| uid(set) == of);
+        if let Some(wanted) = self.wanted.get(of).map(|wanted| wanted.highest(self.now)).filter(|_| daemons.is_none()) {
             let count = i64::try_from(active().count()).unwrap_or(i64::MAX);
             self.check(count <= wanted + slack, || format!("{count} pods where {wanted} are wanted, with {}", text(pod, "/metadata/name")));
         }
-        let Some(set) = of_kind(objects, "daemonsets").find(|set| uid(set) == of) else { return };
-        let surge = i64::from(number(set, "/spec/updateStrategy/rollingUpdate/maxSurge") > 0);
+        let Some(set) = daemons else { return };
+        let most = self.wanted.get(uid(set)).map_or(1, |on_a_node| on_a_node.highest(self.now));
         let node = node_of(pod);
         let count = i64::try_from(active().filter(|other| node_of(other) == node).count()).unwrap_or(i64::MAX);
-        self.check(count <= 1 + surge + slack, || format!("{count} pods of one DaemonSet on {node:?}"));
+        self.check(count <= most + slack, || format!("{count} pods of one DaemonSet on {node:?}"));
     }
 
     /// While nobody interferes, what once served goes on serving but for what an update may take away.

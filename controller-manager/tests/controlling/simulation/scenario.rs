@@ -139,7 +139,9 @@ impl Scenario {
         let mut open = Vec::new();
         for pod in of_kind(objects, "pods") {
             let name = text(pod, "/metadata/name");
-            if !controller(pod).is_some_and(|uid| objects.values().any(|object| text(object, "/metadata/uid") == uid)) {
+            // One that has ended is adopted by nobody, and stays for whoever wants to look at it.
+            let has_ended = matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") && controller(pod).is_none();
+            if !has_ended && !controller(pod).is_some_and(|uid| objects.values().any(|object| text(object, "/metadata/uid") == uid)) {
                 open.push(format!("pod {name} is nobody's"));
             }
             if !text(pod, "/metadata/deletionTimestamp").is_empty() {
