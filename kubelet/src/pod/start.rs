@@ -217,7 +217,7 @@ async fn prepare(
     let mut mounts = std::mem::take(&mut devices.mounts);
     // A simulated node has no volumes, so nothing is mounted.
     if let Some(places) = &node.places {
-        mounts.extend(setup::mounts(container, context.volumes, &env).map_err(|e| e.0)?);
+        mounts.extend(setup::mounts(container, context.volumes, &setup::pod_dir(&places.root, identity::uid(pod)), &env).map_err(|e| e.0)?);
         mounts.extend(own_files(context, places.root.as_path(), container).map_err(|e| e.to_string())?);
         let directory = Path::new(&context.sandbox_config.log_directory).join(&container.name);
         fs::create_dir_all(directory).map_err(|e| e.to_string())?;

@@ -116,6 +116,8 @@ pub fn tear_down(root: &Path, uid: &str) -> io::Result<()> {
     if uid.is_empty() || !dir.exists() {
         return Ok(());
     }
+    // First, and not with the rest: what is bound here is the volumes' own, some of which are not the pod's.
+    sub_path::release_all(&dir)?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     let mut below: Vec<PathBuf> =
         mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).filter(|p| p.starts_with(&dir)).collect();
@@ -133,16 +135,27 @@ fn unescape(field: &str) -> PathBuf {
     PathBuf::from(text)
 }
 
-/// The mounts of a container's volumes. `env` is its environment, for `subPathExpr`.
-pub fn mounts(container: &Container, paths: &Paths, env: &[(String, String)]) -> Result<Vec<Mount>> {
-    container.volume_mounts.iter().flatten().map(|mount| one_mount(container, mount, paths, env)).collect()
+/// The mounts of a container's volumes. `pod_dir` is the pod's directory; `env` is the container's environment, for `subPathExpr`.
+pub fn mounts(container: &Container, paths: &Paths, pod_dir: &Path, env: &[(String, String)]) -> Result<Vec<Mount>> {
+    let all = container.volume_mounts.iter().flatten().enumerate();
+    all.map(|(index, mount)| one_mount(container, (index, mount), paths, pod_dir, env)).collect()
 }
 
-fn one_mount(container: &Container, mount: &VolumeMount, paths: &Paths, env: &[(String, String)]) -> Result<Mount> {
+fn one_mount(
+    container: &Container,
+    (index, mount): (usize, &VolumeMount),
+    paths: &Paths,
+    pod_dir: &Path,
+    env: &[(String, String)],
+) -> Result<Mount> {
     let volume = paths.get(&mount.name).ok_or_else(|| VolumeError(format!("volume {:?} is not set up", mount.name)))?;
     let host_path = match sub_path::wanted(mount, env)? {
         None => volume.path.clone(),
-        Some(sub) => sub_path::resolve(&volume.path, &sub, &mount.name, &container.name)?,
+        Some(sub) => {
+            let target = sub_path::target(pod_dir, &mount.name, &container.name, index);
+            sub_path::bind(&volume.path, &sub, &target, &mount.name, &container.name)?;
+            target
+        }
     };
     Ok(Mount {
         container_path: if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) },
@@ -172,7 +185,7 @@ mod tests {
     fn mounts_are_absolute_and_as_writable_as_their_volume() {
         let paths = Paths::from([("v".to_owned(), Mounted { path: "/host/v".into(), read_only: true })]);
         let mount = VolumeMount { name: "v".into(), mount_path: "data".into(), ..Default::default() };
-        let got = one_mount(&Container::default(), &mount, &paths, &[]).expect("a mount");
+        let got = one_mount(&Container::default(), (0, &mount), &paths, Path::new("/"), &[]).expect("a mount");
         assert_eq!((got.container_path.as_str(), got.host_path.as_str(), got.readonly), ("/data", "/host/v", true));
     }
 }
