@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use k8s_cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
 use std::{collections::HashMap, time::Duration};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional, split},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional, split},
     net::TcpStream,
     sync::Mutex,
 };
@@ -309,7 +309,11 @@ async fn server_socket(upgraded: Upgraded) -> CallerSocket {
 }
 
 /// Carries a session between WebSocket v5 and SPDY until the runtime has said how it ended.
-async fn translate(caller: CallerSocket, runtime: RuntimeStream, channels: Channels) -> anyhow::Result<()> {
+async fn translate<C, R>(caller: WebSocketStream<C>, runtime: R, channels: Channels) -> anyhow::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite + Unpin,
+{
     let (mut reader, writer) = split(runtime);
     let mut writer = spdy::Writer::new(writer);
     let mut streams = HashMap::new();
@@ -439,5 +443,31 @@ mod tests {
         assert!(channels.stdin && channels.stdout && channels.tty && !channels.stderr);
         assert_eq!(query.all("command"), ["sh", "-c", "a b&"]);
         assert!(!Channels::of(&Query::parse(Some("stdin=false".into()))).stdin);
+    }
+
+    #[tokio::test]
+    async fn how_a_session_ended_is_told_though_the_runtime_takes_nothing_more() {
+        let (caller, callers) = tokio::io::duplex(1 << 16);
+        let mut caller = WebSocketStream::from_raw_socket(caller, Role::Client, None).await;
+        let callers = WebSocketStream::from_raw_socket(callers, Role::Server, None).await;
+        let (told, mut says) = tokio::io::duplex(1 << 16);
+        let (written, mut hears) = tokio::io::duplex(1 << 16);
+        let channels = Channels { stdin: true, stdout: true, stderr: false, tty: true };
+        let session = tokio::spawn(translate(callers, tokio::io::join(told, written), channels));
+        for _ in ["error", "stdin", "stdout", "resize"] {
+            assert_eq!(spdy::read_frame(&mut hears).await.expect("read"), Some(Frame::Other));
+        }
+        drop(hears);
+        caller.send(Message::binary([&[RESIZE], b"{}".as_slice()].concat())).await.expect("sent");
+        // On one thread this lets the session read it.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        // The end of the first stream, with two bytes, and of the third.
+        says.write_all(&[0, 0, 0, 1, 1, 0, 0, 2, b'{', b'}', 0, 0, 0, 5, 1, 0, 0, 0]).await.expect("written");
+        let message = caller.next().await.expect("a message").expect("well formed");
+        assert_eq!(message.into_data().as_ref(), [ERROR, b'{', b'}']);
+        assert_eq!(caller.next().await.expect("a message").expect("well formed"), finished());
+        session.await.expect("it ends").expect("in good order");
     }
 }
