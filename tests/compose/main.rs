@@ -272,3 +272,84 @@ fn e_everything_restarts_with_its_state() {
     until_ready(&k, &["worker-1", "worker-2"]);
     all_reach_all(&k, &web_pods(&k, &["worker-1", "worker-2"]));
 }
+
+/// A node whose network is taken away is missed, and it and its pods are reached again once it is back, under whatever address.
+#[test]
+fn f_a_worker_that_was_cut_off_is_back_with_its_pods() {
+    let cluster = Cluster::started();
+    let k = Kubectl::ours(&cluster, "cut");
+    until_ready(&k, &["worker-1", "worker-2"]);
+    k.apply(WEB);
+    let before = web_pods(&k, &["worker-1", "worker-2"]);
+    let worker = container(&cluster, "worker-2");
+    let network = docker(&["inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", &worker]);
+    docker(&["network", "disconnect", network.trim(), &worker]);
+    eventually("the node is missed", 90, || k.field("node", "worker-2", "{.status.conditions[?(@.type==\"Ready\")].status}") == "Unknown");
+    docker(&["network", "connect", network.trim(), &worker]);
+    until_ready(&k, &["worker-1", "worker-2"]);
+    let after = web_pods(&k, &["worker-1", "worker-2"]);
+    let uids = |pods: &BTreeMap<String, Value>| -> Vec<Value> { pods.values().map(|pod| pod["metadata"]["uid"].clone()).collect() };
+    assert_eq!(uids(&before), uids(&after), "it was not away for so long that its pods had to go");
+    all_reach_all(&k, &after);
+}
+
+const ROLLED: &str = r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: rolled}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: rolled}}
+  template:
+    metadata: {labels: {app: rolled}}
+    spec:
+      terminationGracePeriodSeconds: 10
+      containers:
+      - name: nginx
+        image: nginx:1.14
+        readinessProbe: {httpGet: {port: 80}, periodSeconds: 1}
+        # Until every node knows that it is leaving.
+        lifecycle: {preStop: {sleep: {seconds: 3}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: rolled}
+spec:
+  selector: {app: rolled}
+  ports: [{port: 80}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: caller}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sh, -c, "until [ -e /stop ]; do timeout 5 wget -q -O /dev/null http://rolled/ && echo ok || echo failed; done; sleep 100000"]
+"#;
+
+/// Proves NET-03 under change: while all pods behind a Service are replaced, whoever calls it notices nothing.
+#[test]
+fn g_no_request_fails_while_endpoints_roll() {
+    let cluster = Cluster::started();
+    let k = Kubectl::ours(&cluster, "rolled");
+    until_ready(&k, &["worker-1", "worker-2"]);
+    // First the pods, so that nobody calls before somebody answers.
+    let (pods, caller) = ROLLED.rsplit_once("---").expect("there are three documents");
+    k.apply(pods);
+    k.ok(&["rollout", "status", "deployment/rolled", "--timeout=90s"]);
+    k.apply(caller);
+    k.until_ready("caller");
+    let calls = || k.ok(&["logs", "caller"]).lines().map(str::to_owned).collect::<Vec<_>>();
+    eventually("it calls", 30, || calls().len() > 20);
+    let before = calls().len();
+    k.ok(&["rollout", "restart", "deployment/rolled"]);
+    k.ok(&["rollout", "status", "deployment/rolled", "--timeout=120s"]);
+    // The last of the old ones are still ending.
+    eventually("only new pods are left", 60, || k.ok(&["get", "pods", "-l", "app=rolled", "-o", "name"]).lines().count() == 3);
+    k.ok(&["exec", "caller", "--", "touch", "/stop"]);
+    let all = calls();
+    assert!(all.len() > before + 50, "only {} calls", all.len() - before);
+    assert_eq!(all.iter().filter(|line| *line != "ok").count(), 0, "of {}", all.len());
+}
