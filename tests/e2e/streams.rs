@@ -199,3 +199,39 @@ fn logs_and_commands_come_by_web_socket_too() {
     // The same, led by the channel of standard output.
     assert!(holds(&text, &[&[0x82, 23, 1], b"remote execution test\n".as_slice()].concat()), "{:?}", String::from_utf8_lossy(&text));
 }
+
+/// Files and directories get into a container and out of it, with whatever bytes they hold.
+#[test]
+fn files_are_copied_both_ways() {
+    for_each_kubectl(Cluster::shared(), "copied", |k| {
+        k.ok(&["run", "p", "--image=busybox:1.28", "--", "sleep", "1000"]);
+        k.until_ready("p");
+        let here = tempfile::tempdir().expect("there is room");
+        let path = |name: &str| here.path().join(name).display().to_string();
+        // More than fits into any buffer on the way, and no text.
+        let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        std::fs::create_dir_all(here.path().join("tree/deep")).expect("there is room");
+        std::fs::write(here.path().join("tree/deep/bytes"), &bytes).expect("there is room");
+        std::fs::write(here.path().join("tree/text"), "text\n").expect("there is room");
+
+        k.ok(&["cp", &path("tree"), "p:/tmp/renamed"]);
+        assert_eq!(k.ok(&["exec", "p", "--", "cat", "/tmp/renamed/text"]), "text\n");
+        // Into a directory that is there, under its own name.
+        k.ok(&["cp", &path("tree/text"), "p:/tmp"]);
+        assert_eq!(k.ok(&["exec", "p", "--", "cat", "/tmp/text"]), "text\n");
+        k.ok(&["cp", &format!("{}/p:/tmp/renamed", k.namespace), &path("back")]);
+        assert_eq!(std::fs::read(here.path().join("back/deep/bytes")).expect("it was copied"), bytes);
+        k.ok(&["cp", "p:tmp/text", &path("one")]);
+        assert_eq!(std::fs::read_to_string(here.path().join("one")).expect("it was copied"), "text\n");
+
+        for (from, to, why) in [
+            ("p:/tmp/none".to_owned(), path("none"), "No such file or directory"),
+            (path("none"), "p:/tmp/none".to_owned(), "doesn't exist in local filesystem"),
+            ("p:/tmp/text".to_owned(), "p:/tmp/again".to_owned(), "one of src or dest must be a local file specification"),
+            (path("tree"), path("again"), "one of src or dest must be a remote file specification"),
+        ] {
+            let refused = k.run(&["cp", &from, &to]);
+            assert!(refused.code != 0 && refused.err.contains(why), "{from} {to}: {refused:?}");
+        }
+    });
+}

@@ -14,6 +14,7 @@ mod certificate;
 mod cluster_info;
 mod config;
 mod cordon;
+mod cp;
 mod create;
 mod delete;
 mod describe;
@@ -76,6 +77,7 @@ pub fn root() -> Command {
         (TROUBLESHOOTING, attach::cli().in_namespace()),
         (TROUBLESHOOTING, exec::cli()),
         (TROUBLESHOOTING, port_forward::cli().in_namespace()),
+        (TROUBLESHOOTING, cp::cli()),
         (TROUBLESHOOTING, auth::cli()),
         (TROUBLESHOOTING, events::cli().in_namespace()),
         (TROUBLESHOOTING, why::cli().in_namespace()),

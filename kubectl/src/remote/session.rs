@@ -58,14 +58,19 @@ impl Session {
         Ok(Session { connection })
     }
 
-    /// Carries data until the remote end reports how it ended.
+    /// Carries data between the remote end and this process's own standard streams until the remote end reports how it ended.
     pub async fn run(self, streams: Streams) -> Result<()> {
+        self.carry(streams, std::io::stdin(), &mut std::io::stdout(), &mut std::io::stderr()).await
+    }
+
+    /// The same with other streams in their place. Input is read by a thread of its own.
+    pub async fn carry(self, streams: Streams, stdin: impl Read + Send + 'static, out: &mut dyn Write, err: &mut dyn Write) -> Result<()> {
         let can_close = self.connection.supports_stream_close();
         let (mut sink, mut source) = self.connection.into_stream().split();
         let (sender, mut input) = mpsc::channel::<Vec<u8>>(PIECES);
         if streams.stdin {
             // Standard input cannot be read asynchronously; the thread ends with the process.
-            std::thread::spawn(move || read_stdin(&sender));
+            std::thread::spawn(move || read_all(stdin, &sender));
         } else {
             drop(sender);
         }
@@ -77,7 +82,6 @@ impl Session {
             sink.send(resize(size)).await.map_err(|e| broken(&e))?;
         }
         let mut reading = streams.stdin;
-        let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
         let mut verdict = None;
         loop {
             tokio::select! {
@@ -123,9 +127,8 @@ impl Session {
     }
 }
 
-fn read_stdin(sender: &mpsc::Sender<Vec<u8>>) {
+fn read_all(mut stdin: impl Read, sender: &mpsc::Sender<Vec<u8>>) {
     let mut buffer = vec![0; PIECE];
-    let mut stdin = std::io::stdin();
     loop {
         match stdin.read(&mut buffer) {
             Ok(0) | Err(_) => return,
