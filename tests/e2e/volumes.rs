@@ -233,3 +233,54 @@ fn what_is_on_a_claimed_volume_survives_the_pod() {
     k.ok(&["delete", "pv", &class]);
     std::fs::remove_dir_all(&base).expect("it is ours");
 }
+
+const SUB_PATHS: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: words}
+data: {word: hello}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: inside}
+spec:
+  terminationGracePeriodSeconds: 0
+  initContainers:
+  - {name: i, image: "busybox:1.28", command: [sh, -c, "mkdir /v/real && echo -n file > /v/real/f && ln -s real /v/link"], volumeMounts: [{name: v, mountPath: /v}]}
+  containers:
+  - name: c
+    image: busybox:1.28
+    command: [sh, -c, "cat /word /link/f /file; echo; touch /made/here; test -e /v/again && sleep 1000; touch /v/again; exit 1"]
+    volumeMounts:
+    - {name: v, mountPath: /v}
+    - {name: v, mountPath: /made, subPath: deep/er}
+    - {name: v, mountPath: /link, subPath: link}
+    - {name: v, mountPath: /file, subPath: real/f}
+    - {name: words, mountPath: /word, subPath: word}
+  volumes: [{name: v, emptyDir: {}}, {name: words, configMap: {name: words}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: outside}
+spec:
+  terminationGracePeriodSeconds: 0
+  initContainers: [{name: i, image: "busybox:1.28", command: [ln, -s, /etc, /v/out], volumeMounts: [{name: v, mountPath: /v}]}]
+  containers: [{name: c, image: "busybox:1.28", command: [sleep, "1000"], volumeMounts: [{name: v, mountPath: /x, subPath: out}]}]
+  volumes: [{name: v, emptyDir: {}}]
+"#;
+
+/// Proves VOL-02 for subPath: places in a volume, files and links among them, again after a restart, and none outside of it.
+#[test]
+fn a_sub_path_is_a_place_in_its_volume() {
+    let k = kubectl("subpath");
+    k.apply(SUB_PATHS);
+    k.until("pod", "inside", "{.status.containerStatuses[0].restartCount}", "1");
+    k.until_ready("inside");
+    eventually("it reads what the places hold", 20, || k.run(&["logs", "inside", "-c", "c"]).out == "hellofilefile\n");
+    assert_eq!(k.ok(&["exec", "inside", "-c", "c", "--", "ls", "/v/deep/er"]), "here\n");
+    k.until("pod", "outside", "{.status.containerStatuses[0].state.waiting.reason}", "CreateContainerConfigError");
+    assert_eq!(
+        k.field("pod", "outside", "{.status.containerStatuses[0].state.waiting.message}"),
+        "failed to prepare subPath for volumeMount \"v\" of container \"c\""
+    );
+}
