@@ -1,4 +1,4 @@
-//! Claims and persistent volumes, static and made for them.
+//! Claims and persistent volumes, static and made for them, and what is measured of pods.
 
 use skiff_testing::{Cluster, eventually, for_each_kubectl};
 
@@ -141,5 +141,45 @@ fn pods_of_a_stateful_set_keep_their_claims() {
         assert_eq!(k.ok(&["exec", "s-0", "--", "cat", "/data/log"]), "s-0\n");
         k.ok(&["delete", "statefulset", "s"]);
         k.ok(&["delete", "pvc", "d-s-0", "d-s-1"]);
+    });
+}
+
+const BUSY: &str = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: busy}
+spec:
+  selector: {matchLabels: {app: busy}}
+  template:
+    metadata: {labels: {app: busy}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: 'busybox:1.28', command: [sh, -c, 'while :; do :; done'], resources: {requests: {cpu: 50m}, limits: {cpu: 100m, memory: 32Mi}}}]
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: busy}
+spec:
+  maxReplicas: 2
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: busy}
+  metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]
+";
+
+/// Proves the autoscaling part of CMP-05: what pods use is measured, shown by `kubectl top`, and scales their Deployment.
+#[test]
+fn a_busy_deployment_is_measured_and_scaled() {
+    for_each_kubectl(Cluster::shared(), "busy", |k| {
+        k.apply(BUSY);
+        k.until("hpa", "busy", "{.status.desiredReplicas}", "2");
+        k.until("deployment", "busy", "{.spec.replicas}", "2");
+        assert!(k.events("busy").iter().any(|(reason, message)| {
+            reason == "SuccessfulRescale" && message == "New size: 2; reason: cpu resource utilization (percentage of request) above target"
+        }));
+        let top = k.ok(&["top", "pods"]);
+        assert!(top.lines().next().is_some_and(|head| head.split_whitespace().eq(["NAME", "CPU(cores)", "MEMORY(bytes)"])), "{top}");
+        let millis: u32 = top.lines().nth(1).and_then(|line| line.split_whitespace().nth(1)?.strip_suffix('m')?.parse().ok()).unwrap_or(0);
+        assert!((20..=200).contains(&millis), "it uses about its limit of 100m: {top}");
+        let nodes = k.ok(&["top", "nodes"]);
+        assert_eq!(nodes.lines().count(), 2, "{nodes}");
     });
 }

@@ -11,22 +11,28 @@ const PACKAGE: &str = "custom";
 /// The arena, and the definition of the whole object in it. Without a schema, every field has an owner of its own.
 pub fn arena(schema: Option<&Structural>) -> (Schema, Id) {
     let mut arena = Schema::default();
-    let metadata = import(&mut arena, OBJECT_META);
+    let mut count = 0;
+    let fields = whole(&mut arena, schema, &mut count);
+    let mut root = Definition::new(PACKAGE.into(), "Root".into(), false, fields);
+    root.open = schema.is_none_or(keeps);
+    let id = arena.insert(root);
+    (arena, id)
+}
+
+/// The fields of a whole object, the root or one that is embedded: type and metadata are those of every object, whatever the schema says of them.
+fn whole(arena: &mut Schema, schema: Option<&Structural>, count: &mut usize) -> Vec<Field> {
+    let metadata = import(arena, OBJECT_META);
     let mut fields = vec![
         plain("apiVersion", Type::String),
         plain("kind", Type::String),
         Field { ty: metadata, pointer: false, ..plain("metadata", Type::Untyped) },
     ];
-    let mut count = 0;
     for (name, property) in schema.into_iter().flat_map(|s| &s.properties) {
         if !matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
-            fields.push(field(&mut arena, name, property, &mut count));
+            fields.push(field(arena, name, property, count));
         }
     }
-    let mut root = Definition::new(PACKAGE.into(), "Root".into(), false, fields);
-    root.open = schema.is_none_or(keeps);
-    let id = arena.insert(root);
-    (arena, id)
+    fields
 }
 
 /// Whether fields that the schema does not declare are kept.
@@ -91,11 +97,14 @@ fn ty(arena: &mut Schema, schema: &Structural, count: &mut usize) -> Type {
         },
         "object" => match &schema.additional {
             Additional::Schema(values) => Type::Map(Box::new(ty(arena, values, count))),
-            _ if schema.properties.is_empty() => Type::Untyped,
+            _ if schema.properties.is_empty() && !schema.embedded => Type::Untyped,
             _ => {
                 *count += 1;
                 let name = format!("T{count}");
-                let fields: Vec<Field> = schema.properties.iter().map(|(name, p)| field(arena, name, p, count)).collect();
+                let fields = match schema.embedded {
+                    true => whole(arena, Some(schema), count),
+                    false => schema.properties.iter().map(|(name, p)| field(arena, name, p, count)).collect(),
+                };
                 let mut definition = Definition::new(PACKAGE.into(), name.into(), schema.map_type == "atomic", fields);
                 definition.open = keeps(schema);
                 Type::Struct(arena.insert(definition))

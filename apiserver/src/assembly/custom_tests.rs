@@ -134,6 +134,31 @@ async fn a_custom_resource_lives_as_any_other() {
 }
 
 #[tokio::test]
+async fn applying_is_strict_where_it_is_asked_to_be() {
+    let cluster = Cluster::start().await;
+    let open = json!({"schema": {"openAPIV3Schema": {"properties": {"spec": {"required": null, "properties": {
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+        "template": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}}}}}}});
+    cluster.define(definition(&[("v1", open)])).await;
+    let apply = async |validation: &str, spec: &str| {
+        let path = format!("{WIDGETS}/a?fieldManager=m&fieldValidation={validation}");
+        let body = format!("apiVersion: example.com/v1\nkind: Widget\nmetadata:\n  name: a\nspec:\n{spec}");
+        let (code, answer) = cluster.typed("PATCH", &path, "application/apply-patch+yaml", body).await;
+        (code, answer["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let twice = "  free:\n    a: 1\n    a: 2\n";
+    let (code, message) = apply("Strict", twice).await;
+    assert_eq!(code, 400);
+    assert!(message.starts_with("error strict decoding YAML: ") && message.ends_with("line 8: key \"a\" already set in map"), "{message}");
+    assert_eq!(apply("Warn", twice).await.0, 201);
+    let embedded = "  template:\n    apiVersion: v1\n    kind: Pod\n    metadata:\n      name: p\n      labels: {a: b}\n";
+    assert_eq!(apply("Strict", embedded).await, (200, String::new()));
+    let (code, message) = apply("Strict", &format!("{embedded}      odd: 1\n")).await;
+    assert!(code == 500 && message.ends_with(".spec.template.metadata.odd: field not declared in schema"), "{code} {message}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn versions_show_the_same_object() {
     let cluster = Cluster::start().await;
     let second =

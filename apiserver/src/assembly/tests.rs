@@ -166,6 +166,9 @@ async fn bad_input_is_refused_in_upstreams_words_and_nothing_is_stored() {
     }
     let (_, list) = cluster.send(cluster.request("GET", MAPS)).await;
     assert_eq!(list["items"], json!([]));
+    let question = cluster.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").json(&json!({}));
+    let (code, answer) = cluster.send(question.header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")).await;
+    assert_eq!((code, &answer["reason"]), (406, &json!("NotAcceptable")), "an answer is no table");
     assert_eq!(cluster.send(cluster.request("GET", "/api/v1/namespaces/default/nosuchs")).await.1["code"], 404);
     assert_eq!(cluster.send(cluster.client.get(format!("{}{MAPS}", cluster.url)).bearer_auth("wrong")).await.0, 401);
     let (code, refused) = cluster.send(cluster.client.get(format!("{}{MAPS}", cluster.url)).bearer_auth("bob")).await;

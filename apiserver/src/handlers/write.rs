@@ -153,7 +153,9 @@ fn finish(endpoint: &Endpoint, call: &Call, written: Written) -> Result<Response
 
 /// POST.
 pub(super) async fn create(api: &Api, mut call: Call, endpoint: &Endpoint) -> Result<Response> {
-    let format = call.format(Offer::Resource)?;
+    let review = api.reviews.find(&endpoint.row.group, &endpoint.row.plural, &call.info.subresource);
+    // What is answered rather than stored has no columns and no metadata to be shown by.
+    let format = call.format(if review.is_some() { Offer::Plain } else { Offer::Resource })?;
     let encoding = encoding(&call, endpoint)?;
     if endpoint.row.custom.as_ref().is_some_and(|c| c.family.is_terminating()) {
         return Err(StatusError::new(405, "MethodNotAllowed", "create not allowed while custom resource definition is terminating"));
@@ -165,7 +167,7 @@ pub(super) async fn create(api: &Api, mut call: Call, endpoint: &Endpoint) -> Re
     let row = endpoint.row.clone();
     let (manager, options) = (manager(&call, &parameters), options("CreateOptions", &parameters));
     let write = write(&call, endpoint, &parameters, &options, &manager);
-    if let Some(review) = api.reviews.find(&row.group, &row.plural, &call.info.subresource) {
+    if let Some(review) = review {
         let mut object = object;
         if call.info.subresource.is_empty() {
             // The fields of a question have owners too, and upstream answers with them.

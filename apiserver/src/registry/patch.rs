@@ -5,7 +5,7 @@ use super::subresource::View;
 use super::update::{Current, Wanted};
 use super::{Registry, Write, Written, metadata, scale};
 use crate::respond;
-use api::decode::body::{self, Target};
+use api::decode::body::{self, FieldValidation, Target};
 use api::field::{ErrorList, Path};
 use api::{StatusError, status::Result};
 use bytes::Bytes;
@@ -146,7 +146,8 @@ impl Registry {
     async fn apply(&self, write: &Write<'_>, target: &Target<'_>, text: &Bytes, force: bool) -> Result<Written> {
         let bad = |e: String| StatusError::bad_request(format!("error decoding YAML: {e}"));
         let text = std::str::from_utf8(text).map_err(|e| bad(e.to_string()))?;
-        let config = api::decode::yaml::parse(text).map_err(bad)?.value;
+        let document = api::decode::yaml::parse(text).map_err(bad)?;
+        let config = document.value;
         check_type(&config)?;
         if write.subresource == "scale" {
             // A scale is not stored, so nobody can own a field of it; applying one sets what it says.
@@ -161,6 +162,7 @@ impl Registry {
         let view = View::of(write.subresource).ok_or_else(|| respond::generic(405))?;
         let applied = |current: Option<&Current>| -> Result<(Value, Value)> {
             let applied = write.applied(write.endpoint.schema().unwrap_or(target.root), current, &config, force)?;
+            write.notes.warn_all(duplicate_keys(&document.duplicates, write.field_validation)?);
             let (mut value, warnings) = body::decode_value(target, &applied.object, write.field_validation)?;
             metadata::match_name(&mut value, write.name)?;
             write.notes.warn_all(warnings);
@@ -181,6 +183,18 @@ impl Registry {
             }
             other => other,
         }
+    }
+}
+
+/// Keys that stand twice in an applied configuration, as a warning or a refusal: both come after what applying it comes to.
+fn duplicate_keys(duplicates: &[String], validation: FieldValidation) -> Result<Option<String>> {
+    if duplicates.is_empty() || validation == FieldValidation::Ignore {
+        return Ok(None);
+    }
+    let why = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {}", duplicates.join("\n  "));
+    match validation {
+        FieldValidation::Strict => Err(StatusError::bad_request(format!("error strict decoding YAML: {why}"))),
+        _ => Ok(Some(why)),
     }
 }
 

@@ -34,6 +34,21 @@ pub struct Reading {
     pub containers: HashMap<ContainerName, Point>,
 }
 
+impl Reading {
+    /// Whether everything in it is in an earlier one too.
+    pub fn adds_nothing_to(&self, before: &Reading) -> bool {
+        (self.node.is_none() || before.node.is_some()) && self.containers.keys().all(|name| before.containers.contains_key(name))
+    }
+
+    /// Takes over what is not in it from a later one.
+    pub fn fill(&mut self, later: Reading) {
+        self.node = self.node.or(later.node);
+        for (name, point) in later.containers {
+            self.containers.entry(name).or_insert(point);
+        }
+    }
+}
+
 /// What was used between two readings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Use {
@@ -77,6 +92,15 @@ impl NodeUse {
         let node = before.node.zip(after.node).and_then(|(before, after)| Use::between(before, after));
         let of = |(name, after): (&ContainerName, &Point)| Some((name.clone(), Use::between(*before.containers.get(name)?, *after)?));
         NodeUse { node, containers: after.containers.iter().filter_map(of).collect() }
+    }
+
+    /// What was said before still holds of those whose sample is the same as then: a kubelet may take its own less often than it is asked.
+    pub fn keep_unchanged(&mut self, before: &NodeUse, now: &Reading) {
+        let same = |point: Option<&Point>, used: &Use| point.is_some_and(|point| point.at == used.at);
+        self.node = self.node.or(before.node.filter(|used| same(now.node.as_ref(), used)));
+        for (name, used) in before.containers.iter().filter(|(name, used)| same(now.containers.get(name), used)) {
+            self.containers.entry(name.clone()).or_insert(*used);
+        }
     }
 }
 
@@ -184,6 +208,11 @@ node_memory_working_set_bytes 2048
         let shown: Vec<_> = used.containers.iter().map(|(name, used)| (name.pod.as_str(), used.cpu_nanocores, used.window)).collect();
         assert_eq!(shown, [("p", 250_000_000, Duration::from_secs(2))], "a counter that began anew says nothing");
         assert_eq!(used.node.map(|used| (used.cpu_nanocores, used.memory)), Some((1_500_000_000, 4096)));
-        assert_eq!(NodeUse::between(&before, &before), NodeUse::default(), "no time has passed");
+        let mut again = NodeUse::between(&after, &after);
+        assert_eq!(again, NodeUse::default(), "no time has passed");
+        again.keep_unchanged(&used, &after);
+        assert_eq!(again, used, "so what was said still holds");
+        again.keep_unchanged(&NodeUse::default(), &after);
+        assert_eq!(again, used);
     }
 }

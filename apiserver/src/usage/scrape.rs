@@ -1,7 +1,7 @@
 //! Asks kubelets what is used, when somebody wants to know, and remembers it for a moment.
 //!
-//! Use is a difference of two readings. The last one is kept; if it is too old to say what is used now, or there is none, two are taken a second apart.
-//! Whoever asks meanwhile waits for the same answer.
+//! Use is a difference of two readings. The last one is kept; if it is too old to say what is used now, there is none, or a container has been started
+//! since, two are taken a second apart. Whoever asks meanwhile waits for the same answer.
 
 use super::exposition::{NodeUse, Reading, parse};
 use api::status::Result;
@@ -70,17 +70,25 @@ impl Scraper {
         {
             return Ok(answer.clone());
         }
-        let mut before = kept.last.take().filter(|(at, _)| at.elapsed() < OLDEST).map(|(_, reading)| reading);
+        let before = kept.last.take().filter(|(at, _)| at.elapsed() < OLDEST).map(|(_, reading)| reading);
         let mut now = self.read(node).await?;
-        if before.is_none() {
-            tokio::time::sleep(SPAN).await;
-            before = Some(std::mem::replace(&mut now, self.read(node).await?));
+        let before = match before {
+            Some(before) if now.adds_nothing_to(&before) => before,
+            // Of what nothing is known yet, two readings are needed.
+            before => {
+                let mut before = before.unwrap_or_default();
+                before.fill(std::mem::take(&mut now));
+                tokio::time::sleep(SPAN).await;
+                now = self.read(node).await?;
+                before
+            }
+        };
+        let mut usage = NodeUse::between(&before, &now);
+        if let Some((_, answer)) = &kept.answer {
+            usage.keep_unchanged(answer, &now);
         }
-        let before = before.unwrap_or_default();
-        let usage = Arc::new(NodeUse::between(&before, &now));
-        // A kubelet that takes its own samples less often than it is asked tells the same again: then the older one is worth more.
-        let same = usage.containers.is_empty() && !now.containers.is_empty();
-        kept.last = Some((Instant::now(), if same { before } else { now }));
+        let usage = Arc::new(usage);
+        kept.last = Some((Instant::now(), now));
         kept.answer = Some((Instant::now(), usage.clone()));
         Ok(usage)
     }
@@ -112,6 +120,37 @@ mod tests {
                 Ok(Bytes::from(format!("node_cpu_usage_seconds_total {} {at}\nnode_memory_working_set_bytes 7 {at}\n", seconds / 2.0)))
             })
         })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_is_measured_however_late_it_came() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let start = Instant::now();
+        let count = asked.clone();
+        let ask: Ask = Arc::new(move |_| {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let at = start.elapsed().as_millis();
+            // Nothing runs at first; in the end the same sample is told again and again, one from before the last.
+            let sample = if number < 6 { at } else { 40_000 };
+            let container =
+                format!("container_cpu_usage_seconds_total{{container=\"c\",namespace=\"n\",pod=\"p\"}} {} {sample}\n", sample / 1000);
+            let node = format!("node_cpu_usage_seconds_total 1 {at}\n");
+            Box::pin(async move { Ok(Bytes::from(if number < 2 { node } else { node + &container })) })
+        });
+        let scraper = Scraper::new(ask);
+        let nodes = vec!["n".to_owned()];
+        for (wait, readings, containers, case) in [
+            (0, 2, 0, "nothing runs"),
+            (15, 4, 1, "it has been started since"),
+            (15, 5, 1, "it is known"),
+            (15, 6, 1, "it goes on"),
+            (15, 7, 0, "its last sample is an old one"),
+            (15, 8, 0, "and does not move"),
+        ] {
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            let usage = scraper.usage(nodes.clone(), &nodes).await;
+            assert_eq!((asked.load(Ordering::Relaxed), usage["n"].containers.len()), (readings, containers), "{case}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -39,6 +39,7 @@ mod scale;
 mod set;
 mod taint;
 mod timeline;
+mod top;
 mod version;
 mod wait;
 mod why;
@@ -68,6 +69,7 @@ pub fn root() -> Command {
         (DEPLOY, autoscale::cli()),
         (CLUSTER, certificate::cli()),
         (CLUSTER, cluster_info::cli()),
+        (CLUSTER, top::cli()),
         (CLUSTER, cordon::cli()),
         (CLUSTER, cordon::uncordon_cli()),
         (CLUSTER, drain::cli()),
