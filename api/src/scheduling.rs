@@ -1,7 +1,7 @@
-//! What a pod asks of a node and what a node asks of pods, as far as the objects alone say it: node selectors, required node affinity, taints
+//! What a pod asks of a node and what a node asks of pods, as far as the objects alone say it: node selectors, required node affinity, taints, ports
 //! (upstream: `component-helpers/scheduling/corev1`).
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{ContainerPort, Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration};
 use std::cmp::Ordering;
 
 /// Whether a toleration covers a taint. An empty key with `Exists` covers all, an empty effect every effect.
@@ -67,6 +67,41 @@ pub fn is_selected(spec: &PodSpec, node: &Node) -> bool {
     let required = required.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
     spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value))
         && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches_term(term, node)))
+}
+
+/// A port of the node that a pod takes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    /// The node's address; `0.0.0.0` is all of them.
+    pub ip: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// The port.
+    pub port: i32,
+}
+
+/// All of a node's addresses.
+const ANY_ADDRESS: &str = "0.0.0.0";
+
+impl HostPort {
+    /// Whether both cannot be had on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.ip == other.ip || self.ip == ANY_ADDRESS || other.ip == ANY_ADDRESS)
+    }
+}
+
+/// The node's ports that a pod takes: those of its containers, sidecars among them.
+pub fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let text = |field: &Option<String>, default: &str| field.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());
+    let host_port = |port: &ContainerPort| {
+        let number = port.host_port.filter(|number| *number > 0)?;
+        Some(HostPort { ip: text(&port.host_ip, ANY_ADDRESS), protocol: text(&port.protocol, "TCP"), port: number })
+    };
+    ports.filter_map(host_port).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! A node with the pods on it and what they add up to.
 
-use crate::pod_info::{HostPort, PodInfo};
+use crate::pod_info::PodInfo;
 use crate::resources::{self, PODS, Resources};
+use api::scheduling::HostPort;
 use k8s_openapi::api::core::v1::{ContainerImage, Node, Taint};
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -2,32 +2,10 @@
 
 use crate::affinity::PodTerms;
 use crate::resources::{self, Resources};
+use api::scheduling::{HostPort, host_ports};
 use client::ObjectKey;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, Volume};
 use std::sync::{Arc, LazyLock};
-
-/// A port of the node that a pod takes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostPort {
-    /// The node's address; `0.0.0.0` is all of them.
-    pub ip: String,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub protocol: String,
-    /// The port.
-    pub port: i32,
-}
-
-/// All of a node's addresses.
-pub const ANY_ADDRESS: &str = "0.0.0.0";
-
-impl HostPort {
-    /// Whether both cannot be had on one node.
-    pub fn conflicts(&self, other: &Self) -> bool {
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.ip == other.ip || self.ip == ANY_ADDRESS || other.ip == ANY_ADDRESS)
-    }
-}
 
 /// A claim that one of a pod's volumes uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +42,7 @@ impl PodInfo {
         Self {
             requests: resources::pod_requests(&pod),
             scored: resources::scored_requests(&pod),
-            host_ports: host_ports(&pod),
+            host_ports: pod.spec.as_ref().map(host_ports).unwrap_or_default(),
             terms: PodTerms::of(&pod),
             claims: claims(&pod),
             pod,
@@ -143,17 +121,4 @@ fn claims(pod: &Pod) -> Vec<ClaimUse> {
         (None, None) => None,
     };
     volumes.iter().filter_map(claim).collect()
-}
-
-fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|container| resources::is_sidecar(container));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
-    let host_port = |port: &k8s_openapi::api::core::v1::ContainerPort| {
-        let text =
-            |field: &Option<String>, default: &str| field.clone().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned());
-        let number = port.host_port.filter(|number| *number > 0)?;
-        Some(HostPort { ip: text(&port.host_ip, ANY_ADDRESS), protocol: text(&port.protocol, "TCP"), port: number })
-    };
-    ports.filter_map(host_port).collect()
 }

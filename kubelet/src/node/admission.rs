@@ -9,6 +9,7 @@ use crate::container::{
     resources::{self, Amounts, Qos},
     sysctl,
 };
+use api::scheduling::{HostPort, host_ports};
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
 use parking_lot::Mutex;
 use std::{
@@ -166,6 +167,7 @@ pub struct Admission {
 struct Booked {
     qos: Qos,
     held: Held,
+    ports: Vec<HostPort>,
 }
 
 impl Admission {
@@ -178,10 +180,10 @@ impl Admission {
     /// without being asked where it belongs: a restart of the kubelet ends nothing.
     pub fn admit(&self, uid: &str, pod: &Pod, node: Option<&Node>, allocatable: &Amounts) -> Result<(), Refusal> {
         let Some(spec) = &pod.spec else { return Ok(()) };
-        let (wanted, qos) = (held(spec), resources::qos(pod));
+        let (wanted, qos, ports) = (held(spec), resources::qos(pod), host_ports(spec));
         let mut pods = self.pods.lock();
         if pod.status.as_ref().is_some_and(|s| s.start_time.is_some()) {
-            pods.insert(uid.to_owned(), Booked { qos, held: wanted });
+            pods.insert(uid.to_owned(), Booked { qos, held: wanted, ports });
             return Ok(());
         }
         allowed(pod, &self.unsafe_sysctls, self.apparmor)?;
@@ -194,10 +196,15 @@ impl Admission {
         if let Some(node) = node {
             belongs(pod, node)?;
         }
+        let mut taken = pods.iter().filter(|(other, _)| *other != uid).flat_map(|(_, booked)| &booked.ports);
+        if taken.any(|taken| ports.iter().any(|wanted| wanted.conflicts(taken))) {
+            let message = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+            return Err(Refusal::new("NodePorts", message));
+        }
         if let Some(refusal) = self.closed.lock().as_ref() {
             return Err(refusal.clone());
         }
-        pods.insert(uid.to_owned(), Booked { qos, held: wanted });
+        pods.insert(uid.to_owned(), Booked { qos, held: wanted, ports });
         Ok(())
     }
 
@@ -335,6 +342,18 @@ mod tests {
         let mut before = pod(json!({"containers": []}));
         before.status = serde_json::from_value(json!({"startTime": "2026-01-01T00:00:00Z"})).expect("a status");
         assert_eq!(Admission::default().admit("u", &before, Some(&node()), &allocatable()), Ok(()), "it has run here before");
+    }
+
+    #[test]
+    fn a_port_of_the_node_is_one_pods_until_that_has_ended() {
+        let admission = Admission::default();
+        let with = |port: i32| pod(json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": port}]}]}));
+        assert_eq!(admission.admit("a", &with(8080), None, &allocatable()), Ok(()));
+        assert_eq!(admission.admit("b", &with(8080), None, &allocatable()).expect_err("taken").reason, "NodePorts");
+        assert_eq!(admission.admit("b", &with(8081), None, &allocatable()), Ok(()));
+        admission.release("b");
+        admission.release("a");
+        assert_eq!(admission.admit("b", &with(8080), None, &allocatable()), Ok(()));
     }
 
     #[test]
