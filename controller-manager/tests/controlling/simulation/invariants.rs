@@ -34,9 +34,10 @@ impl Past {
 
 #[derive(Default)]
 pub struct Invariants {
-    /// By the UID of an owner of pods: how many it wants. Of a Deployment: how many its ReplicaSets may want together. Of a
-    /// DaemonSet: how many there may be on a node.
+    /// By the UID of an owner of pods: how many it wants. Of a Deployment: how many its ReplicaSets may want together.
     wanted: BTreeMap<String, Past>,
+    /// By the UID of a DaemonSet: how many pods there may be on a node.
+    on_a_node: BTreeMap<String, Past>,
     /// By name of a workload: whether it has served as it should since somebody interfered.
     reached: BTreeMap<String, bool>,
     interfered: Duration,
@@ -115,7 +116,7 @@ impl Invariants {
             }
             "daemonsets" => {
                 let on_a_node = 1 + i64::from(spec("updateStrategy/rollingUpdate/maxSurge") > 0);
-                self.wanted.entry(uid(object).to_owned()).or_default().note(now, on_a_node);
+                self.on_a_node.entry(uid(object).to_owned()).or_default().note(now, on_a_node);
             }
             "jobs" => self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("parallelism")),
             "pods" if before.is_none() && !gone => self.pod_created(objects, object),
@@ -138,13 +139,11 @@ impl Invariants {
         let Some(of) = controller(pod) else { return };
         let active = || of_kind(objects, "pods").filter(|other| controller(other) == Some(of) && is_active(other));
         let slack = self.slack();
-        let daemons = of_kind(objects, "daemonsets").find(|set| uid(set) == of);
-        if let Some(wanted) = self.wanted.get(of).map(|wanted| wanted.highest(self.now)).filter(|_| daemons.is_none()) {
+        if let Some(wanted) = self.wanted.get(of).map(|wanted| wanted.highest(self.now)) {
             let count = i64::try_from(active().count()).unwrap_or(i64::MAX);
             self.check(count <= wanted + slack, || format!("{count} pods where {wanted} are wanted, with {}", text(pod, "/metadata/name")));
         }
-        let Some(set) = daemons else { return };
-        let most = self.wanted.get(uid(set)).map_or(1, |on_a_node| on_a_node.highest(self.now));
+        let Some(most) = self.on_a_node.get(of).map(|on_a_node| on_a_node.highest(self.now)) else { return };
         let node = node_of(pod);
         let count = i64::try_from(active().filter(|other| node_of(other) == node).count()).unwrap_or(i64::MAX);
         self.check(count <= most + slack, || format!("{count} pods of one DaemonSet on {node:?}"));
