@@ -17,6 +17,7 @@ use futures::{SinkExt, StreamExt};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use std::{collections::HashMap, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional, split},
@@ -302,6 +303,19 @@ fn finished() -> Message {
     Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
+/// How a session ended whose end the runtime did not tell.
+fn broken_off() -> Message {
+    let status = Status {
+        status: Some("Failure".into()),
+        message: Some("the connection to the container runtime broke off before it said how the session ended".into()),
+        reason: Some("InternalError".into()),
+        code: Some(500),
+        ..Status::default()
+    };
+    let text = serde_json::to_vec(&status).expect("a status is plain data");
+    Message::binary([&[ERROR], text.as_slice()].concat())
+}
+
 type CallerSocket = WebSocketStream<TokioIo<Upgraded>>;
 
 async fn server_socket(upgraded: Upgraded) -> CallerSocket {
@@ -366,12 +380,14 @@ where
         }
     };
     let outgoing = async {
+        let mut told = false;
         while open > 0 {
             // A connection that breaks off has ended, too.
             match spdy::read_frame(&mut reader).await.unwrap_or(None) {
                 Some(Frame::Data { stream, bytes, end }) => {
                     let Some(channel) = streams.get(&stream).copied() else { continue };
                     if !bytes.is_empty() {
+                        told |= channel == ERROR;
                         let message: Vec<u8> = std::iter::once(channel).chain(bytes).collect();
                         to_caller.send(Message::binary(message)).await?;
                     }
@@ -387,6 +403,10 @@ where
                 Some(Frame::GoAway) | None => break,
                 Some(Frame::Other) => {}
             }
+        }
+        // Silence here is success to clients.
+        if !told {
+            to_caller.send(broken_off()).await?;
         }
         to_caller.send(finished()).await?;
         anyhow::Ok(())
@@ -468,6 +488,31 @@ mod tests {
         let message = caller.next().await.expect("a message").expect("well formed");
         assert_eq!(message.into_data().as_ref(), [ERROR, b'{', b'}']);
         assert_eq!(caller.next().await.expect("a message").expect("well formed"), finished());
+        session.await.expect("it ends").expect("in good order");
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_breaks_off_is_no_success() {
+        let (caller, callers) = tokio::io::duplex(1 << 16);
+        let mut caller = WebSocketStream::from_raw_socket(caller, Role::Client, None).await;
+        let callers = WebSocketStream::from_raw_socket(callers, Role::Server, None).await;
+        let (runtime, mut remote) = tokio::io::duplex(1 << 16);
+        let channels = Channels { stdin: false, stdout: true, stderr: false, tty: false };
+        let session = tokio::spawn(translate(callers, runtime, channels));
+        for _ in ["error", "stdout"] {
+            assert_eq!(spdy::read_frame(&mut remote).await.expect("read"), Some(Frame::Other));
+        }
+        // Two bytes of output, and no more.
+        remote.write_all(&[0, 0, 0, 3, 0, 0, 0, 2, b'o', b'k']).await.expect("written");
+        drop(remote);
+        let mut messages = Vec::new();
+        while let Some(Ok(Message::Binary(message))) = caller.next().await {
+            messages.push(message);
+        }
+        assert_eq!(messages[0].as_ref(), [STDOUT, b'o', b'k']);
+        assert_eq!(messages[1][0], ERROR);
+        let status: Status = serde_json::from_slice(&messages[1][1..]).expect("a status");
+        assert_eq!(status.status.as_deref(), Some("Failure"));
         session.await.expect("it ends").expect("in good order");
     }
 }
