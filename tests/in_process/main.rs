@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
@@ -52,6 +52,35 @@ async fn a_deployment_runs_on_simulated_nodes() -> Result<()> {
     until("one is left", count, |n| *n == 1).await?;
     deployments.delete("web", &DeleteParams::background()).await?;
     until("its pods follow it", count, |n| *n == 0).await?;
+    Ok(())
+}
+
+/// Proves OBJ-04 for the order in which things go: nothing else while pods are there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pods_of_a_namespace_go_first() -> Result<()> {
+    let cluster = ControlPlane::builder().nodes(1).start().await?;
+    let namespaces: Api<Namespace> = Api::all(cluster.client());
+    let (maps, pods): (Api<ConfigMap>, Api<Pod>) = (Api::namespaced(cluster.client(), "going"), Api::namespaced(cluster.client(), "going"));
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client(), "going");
+    let new = PostParams::default();
+    namespaces.create(&new, &serde_json::from_value(json!({"metadata": {"name": "going"}}))?).await?;
+    until("its account is there", async || Ok(accounts.get_opt("default").await?.is_some()), |there| *there).await?;
+    maps.create(&new, &serde_json::from_value(json!({"metadata": {"name": "stays"}}))?).await?;
+    let held = json!({"metadata": {"name": "held", "finalizers": ["example.com/held"]}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}});
+    pods.create(&new, &serde_json::from_value(held)?).await?;
+
+    namespaces.delete("going", &DeleteParams::default()).await?;
+    let remaining = async || {
+        let status = namespaces.get("going").await?.status.unwrap_or_default();
+        Ok(status.conditions.into_iter().flatten().find(|c| c.type_ == "NamespaceContentRemaining").and_then(|c| c.message))
+    };
+    let pods_remain = "Some resources are remaining: pods. has 1 resource instances";
+    until("its pod is waited for", remaining, |message| message.as_deref() == Some(pods_remain)).await?;
+    let map = maps.get("stays").await?;
+    assert_eq!(map.metadata.deletion_timestamp, None, "it is not its turn yet");
+
+    pods.patch("held", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await?;
+    until("all is gone", async || Ok(namespaces.get_opt("going").await?.is_none()), |gone| *gone).await?;
     Ok(())
 }
 

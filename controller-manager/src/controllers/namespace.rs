@@ -1,4 +1,5 @@
-//! Deleting a namespace: everything in it, of whatever kind, and then the namespace itself (upstream: `pkg/controller/namespace`).
+//! Deleting a namespace: everything in it, of whatever kind, and then the namespace itself (upstream: `pkg/controller/namespace`). Pods go first, and the rest when
+//! the last is gone, so that what protects them (a NetworkPolicy, say) does not end before they do.
 //!
 //! What there is to delete is asked of the apiserver each time, for new kinds may have come. Conditions in the namespace's status say how far it is and what
 //! is in the way. While pods are on their way out, the watch on pods tells when the last is gone; other kinds are looked at again soon.
@@ -20,6 +21,8 @@ use std::time::Duration;
 
 /// The finalizer in `spec.finalizers` that is ours.
 const FINALIZER: &str = "kubernetes";
+/// The kind that goes first, as [`Served::qualified`] names it.
+const PODS: &str = "pods.";
 /// Kinds looked at at a time.
 const PARALLEL: usize = 8;
 /// How soon to look again while something other than a pod remains.
@@ -78,7 +81,7 @@ impl NamespaceController {
             anyhow::bail!("{error}");
         }
         if !found.remaining.is_empty() {
-            let only_pods = found.remaining.keys().all(|kind| kind == "pods.");
+            let only_pods = found.remaining.keys().all(|kind| kind == PODS);
             return Ok(Some(if only_pods { AGAIN_FOR_PODS } else { AGAIN }));
         }
         let mut finalized = (*namespace).clone();
@@ -96,7 +99,16 @@ impl NamespaceController {
         };
         let deletable =
             kinds.into_iter().filter(|kind| kind.namespaced && kind.can("list") && (kind.can("deletecollection") || kind.can("delete")));
-        let results: Vec<(String, kube::Result<Vec<Metadata>>)> = stream::iter(deletable)
+        let (pods, others) = deletable.partition(|kind| kind.qualified() == PODS);
+        let found = self.delete_kinds(pods, namespace).await;
+        if found != Found::default() {
+            return found;
+        }
+        self.delete_kinds(others, namespace).await
+    }
+
+    async fn delete_kinds(&self, kinds: Vec<Served>, namespace: &str) -> Found {
+        let results: Vec<(String, kube::Result<Vec<Metadata>>)> = stream::iter(kinds)
             .map(|kind| async move { (kind.qualified(), self.delete_kind(&kind, namespace).await) })
             .buffer_unordered(PARALLEL)
             .collect()
