@@ -172,9 +172,10 @@ fn a_busy_deployment_is_measured_and_scaled() {
         k.apply(BUSY);
         k.until("hpa", "busy", "{.status.desiredReplicas}", "2");
         k.until("deployment", "busy", "{.spec.replicas}", "2");
-        assert!(k.events("busy").iter().any(|(reason, message)| {
-            reason == "SuccessfulRescale" && message == "New size: 2; reason: cpu resource utilization (percentage of request) above target"
-        }));
+        let rescaled = "New size: 2; reason: cpu resource utilization (percentage of request) above target";
+        eventually("that is told", 20, || {
+            k.events("busy").iter().any(|(reason, message)| reason == "SuccessfulRescale" && message == rescaled)
+        });
         let top = k.ok(&["top", "pods"]);
         assert!(top.lines().next().is_some_and(|head| head.split_whitespace().eq(["NAME", "CPU(cores)", "MEMORY(bytes)"])), "{top}");
         let millis: u32 = top.lines().nth(1).and_then(|line| line.split_whitespace().nth(1)?.strip_suffix('m')?.parse().ok()).unwrap_or(0);
