@@ -37,8 +37,8 @@ pub struct Settings {
     pub signing: Option<Signing>,
     /// The networks that nodes are given for their pods (`--allocate-node-cidrs`).
     pub node_networks: Option<crate::controllers::node_ipam::Networks>,
-    /// Where load balancers' addresses come from (`--load-balancer-cidr`).
-    pub load_balancer_network: Option<ipnet::IpNet>,
+    /// Where load balancers' addresses come from (`--load-balancer-cidr`, `--load-balancer-on-nodes`).
+    pub load_balancers: Option<crate::controllers::service_lb::Pool>,
     /// When a node counts as failed, and how fast failed nodes are emptied (`--node-monitor-grace-period` and the like).
     pub node_health: crate::controllers::node_lifecycle::NodeHealth,
 }

@@ -4,6 +4,7 @@
 use crate::controllers::node_ipam::Networks;
 use crate::controllers::node_lifecycle::NodeHealth;
 use crate::controllers::node_lifecycle::zones::Rates;
+use crate::controllers::service_lb::Pool;
 use clap::Parser;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -63,6 +64,9 @@ pub struct Flags {
     /// Where Services of type LoadBalancer get addresses from, for clusters without a cloud. Ours: upstream leaves it to clouds.
     #[arg(long)]
     pub load_balancer_cidr: Option<IpNet>,
+    /// Services of type LoadBalancer answer on the nodes' own addresses. Ours, too.
+    #[arg(long, conflicts_with = "load_balancer_cidr")]
+    pub load_balancer_on_nodes: bool,
     /// How long a node may be silent before it counts as failed.
     #[arg(long, default_value = "50s", value_parser = duration)]
     pub node_monitor_grace_period: Duration,
@@ -98,6 +102,11 @@ fn duration(text: &str) -> anyhow::Result<Duration> {
 }
 
 impl Flags {
+    /// Where load balancers' addresses come from; nowhere when no flag says so.
+    pub fn load_balancers(&self) -> Option<Pool> {
+        self.load_balancer_cidr.map(Pool::Network).or(self.load_balancer_on_nodes.then_some(Pool::Nodes))
+    }
+
     /// When nodes count as failed, and what follows.
     pub fn node_health(&self) -> NodeHealth {
         NodeHealth {

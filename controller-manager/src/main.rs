@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 async fn main() -> anyhow::Result<()> {
     let (words, left_out) = without_tuning(std::env::args());
     let flags = Flags::parse_from(words);
-    let (node_networks, node_health, load_balancer_network) = (flags.node_networks()?, flags.node_health(), flags.load_balancer_cidr);
+    let (node_networks, node_health, load_balancers) = (flags.node_networks()?, flags.node_health(), flags.load_balancers());
     let Flags {
         kubeconfig,
         controllers,
@@ -55,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
         service_account_key: service_account_private_key_file.map(read).transpose()?,
         signing,
         node_networks,
-        load_balancer_network,
+        load_balancers,
         node_health,
     };
     let client = client::connect(&kubeconfig, "kube-controller-manager").await?;

@@ -180,6 +180,26 @@ spec:
       - {name: c, image: "example.test/tool:1", imagePullPolicy: Never, command: [/bin/busybox, sleep, "100000"]}
 "#;
 
+/// Proves CMP-09: a load balancer answers on each node's address, under the Service's own port.
+#[test]
+fn b_a_load_balancer_answers_on_the_nodes() {
+    let cluster = Cluster::started();
+    let k = Kubectl::ours(&cluster, "balanced");
+    until_ready(&k, &["worker-1", "worker-2"]);
+    k.apply(WEB);
+    let pods = web_pods(&k, &["worker-1", "worker-2"]);
+    k.ok(&["patch", "service", "web", "-p", r#"{"spec": {"type": "LoadBalancer"}}"#]);
+    let mut hosts: Vec<&str> = pods.values().filter_map(|pod| pod["status"]["hostIP"].as_str()).collect();
+    hosts.sort_unstable();
+    eventually("it has the nodes' addresses", 30, || k.field("service", "web", "{.status.loadBalancer.ingress[*].ip}") == hosts.join(" "));
+    for host in hosts {
+        eventually(&format!("{host} answers on port 80"), 30, || {
+            let answer = Command::new("curl").args(["-sf", "-m", "5", &format!("http://{host}/name")]).output().expect("curl is installed");
+            pods.values().any(|pod| name(pod) == String::from_utf8_lossy(&answer.stdout).trim())
+        });
+    }
+}
+
 /// A local docker image gets onto every node, and a pod runs it there without a registry.
 #[test]
 fn b_local_images_get_onto_all_nodes() {
