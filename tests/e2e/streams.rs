@@ -238,3 +238,41 @@ fn files_are_copied_both_ways() {
         }
     });
 }
+
+/// Proves POD-19 for what `kubectl debug` makes besides: a copy of a pod with one container more, and a pod that sees its node.
+#[test]
+fn a_copy_and_a_node_are_looked_into() {
+    for_each_kubectl(Cluster::shared(), "looked", |k| {
+        k.ok(&["run", "p", "--image=busybox:1.28", "--labels=app=p", "--", "sleep", "1000"]);
+        k.until_ready("p");
+        let made = k.ok(&["debug", "p", "--copy-to=q", "--image=busybox:1.28", "-c", "look", "--profile=general", "--", "sleep", "1000"]);
+        assert_eq!(made, "");
+        k.until_ready("q");
+        assert_eq!(k.field("pod", "q", "{.spec.containers[*].name} {.spec.shareProcessNamespace} {.metadata.labels}"), "p look true ");
+        assert!(k.ok(&["exec", "q", "-c", "look", "--", "ps"]).lines().filter(|line| line.contains("sleep 1000")).count() >= 2);
+        // Its image alone is another.
+        k.ok(&["debug", "p", "--copy-to=r", "--set-image=*=busybox:latest", "--profile=general"]);
+        assert_eq!(k.field("pod", "r", "{.spec.containers[*].image}"), "busybox:latest");
+
+        let node = k.field("pod", "p", "{.spec.nodeName}");
+        let text =
+            k.ok(&["debug", &format!("node/{node}"), "--image=busybox:1.28", "--profile=general", "--", "cat", "/host/etc/debian_version"]);
+        let name = text.strip_prefix("Creating debugging pod ").and_then(|rest| rest.split(' ').next()).unwrap_or_default().to_owned();
+        assert!(
+            name.starts_with(&format!("node-debugger-{node}-")) && text.contains(&format!("with container debugger on node {node}.")),
+            "{text}"
+        );
+        k.until_phase(&name, "Succeeded");
+        assert_eq!(k.ok(&["logs", &name]).trim(), std::fs::read_to_string("/etc/debian_version").expect("this is a Debian").trim());
+
+        for (arguments, why) in [
+            (&["debug", "p"][..], "you must specify --image when not using --copy-to."),
+            (&["debug", "p", "--image=b", "--replace"], "--replace may only be used with --copy-to."),
+            (&["debug", "p", "--image=b", "-t"], "-i/--stdin is required for containers with -t/--tty=true"),
+            (&["debug", "p", "--image=b", "--profile=none"], "unknown profile: none"),
+        ] {
+            let refused = k.refused(arguments);
+            assert!(refused.contains(why), "{arguments:?}: {refused}");
+        }
+    });
+}

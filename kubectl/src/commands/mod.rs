@@ -16,6 +16,7 @@ mod config;
 mod cordon;
 mod cp;
 mod create;
+mod debug;
 mod delete;
 mod describe;
 mod diff;
@@ -32,6 +33,7 @@ mod options;
 mod patch;
 pub mod plugin;
 mod port_forward;
+mod proxy;
 mod replace;
 mod rollout;
 mod run;
@@ -79,8 +81,10 @@ pub fn root() -> Command {
         (TROUBLESHOOTING, attach::cli().in_namespace()),
         (TROUBLESHOOTING, exec::cli()),
         (TROUBLESHOOTING, port_forward::cli().in_namespace()),
+        (TROUBLESHOOTING, proxy::cli()),
         (TROUBLESHOOTING, cp::cli()),
         (TROUBLESHOOTING, auth::cli()),
+        (TROUBLESHOOTING, debug::cli()),
         (TROUBLESHOOTING, events::cli().in_namespace()),
         (TROUBLESHOOTING, why::cli().in_namespace()),
         (TROUBLESHOOTING, timeline::cli().in_namespace()),

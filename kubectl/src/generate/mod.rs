@@ -2,6 +2,7 @@
 //! the table says which word calls it.
 
 mod config_data;
+pub mod debug;
 mod ingress;
 mod policy;
 mod rbac;
