@@ -44,12 +44,22 @@ fn mutating(verb: &str) -> bool {
     !matches!(verb, "get" | "list" | "watch" | "GET" | "LIST" | "WATCH" | "head" | "options")
 }
 
+/// The verb as upstream's metrics have it: the method, but for lists and watches.
+fn reported(verb: &str) -> String {
+    match verb {
+        "create" => "POST".into(),
+        "update" => "PUT".into(),
+        "deletecollection" => "DELETE".into(),
+        other => other.to_uppercase(),
+    }
+}
+
 impl Metrics {
     /// Notes that a request came.
     pub fn begin(&self, info: &RequestInfo) -> Label {
         self.inflight[usize::from(mutating(&info.verb))].fetch_add(1, Ordering::Relaxed);
         Label {
-            verb: info.verb.to_uppercase(),
+            verb: reported(&info.verb),
             group: info.group.clone(),
             version: info.version.clone(),
             resource: info.resource.clone(),
@@ -130,5 +140,14 @@ mod tests {
             text.contains(&format!("_bucket{{{series},le=\"0.025\"}} 0")) && text.contains(&format!("_bucket{{{series},le=\"0.05\"}} 1"))
         );
         assert!(text.contains("request_kind=\"readOnly\"} 0"));
+        for (method, path, verb) in [
+            (http::Method::POST, "/api/v1/namespaces/a/pods", "POST"),
+            (http::Method::PUT, "/api/v1/namespaces/a/pods/p", "PUT"),
+            (http::Method::DELETE, "/api/v1/namespaces/a/pods", "DELETE"),
+            (http::Method::PATCH, "/api/v1/namespaces/a/pods/p", "PATCH"),
+            (http::Method::GET, "/metrics", "GET"),
+        ] {
+            assert_eq!(metrics.begin(&RequestInfo::new(&method, path, &Query::default())).verb, verb);
+        }
     }
 }

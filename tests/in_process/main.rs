@@ -1,12 +1,13 @@
 //! Control planes inside this process, as those who test operators would use them.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 use skiff_testing::ControlPlane;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -82,6 +83,51 @@ async fn the_pods_of_a_namespace_go_first() -> Result<()> {
     pods.patch("held", &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await?;
     until("all is gone", async || Ok(namespaces.get_opt("going").await?.is_none()), |gone| *gone).await?;
     Ok(())
+}
+
+/// How many requests of each verb and resource the apiserver has answered.
+async fn answered(client: &Client) -> Result<BTreeMap<String, u64>> {
+    let text = client.request_text(http::Request::get("/metrics").body(Vec::new())?).await?;
+    let label = |series: &str, name: &str| {
+        let (_, rest) = series.split_once(&format!("{name}=\""))?;
+        Some(rest.split('"').next().unwrap_or_default().to_owned())
+    };
+    let mut counts = BTreeMap::new();
+    for line in text.lines().filter(|line| line.starts_with("apiserver_request_total{")) {
+        let (series, count) = line.rsplit_once(' ').context("a series has a value")?;
+        let (verb, resource) = (label(series, "verb").context("a verb")?, label(series, "resource").context("a resource")?);
+        *counts.entry(format!("{verb} {resource}")).or_default() += count.parse::<u64>()?;
+    }
+    Ok(counts)
+}
+
+/// A cluster to which nothing happens sends nothing but heartbeats.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_cluster_sends_nothing_but_heartbeats() -> Result<()> {
+    let cluster = ControlPlane::builder().nodes(2).start().await?;
+    let client = cluster.client();
+    let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
+    deployments.create(&PostParams::default(), &deployment(4)?).await?;
+    let ready = async || Ok(deployments.get("web").await?.status.and_then(|s| s.ready_replicas));
+    until("four are ready", ready, |n| *n == Some(4)).await?;
+    // What they still have to say to each other is said when nothing but heartbeats came for some seconds. A look is itself one request for no resource.
+    let quiet = Duration::from_secs(12);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let before = answered(&client).await?;
+        sleep(quiet).await;
+        let mut sent = answered(&client).await?;
+        sent.retain(|what, count| {
+            *count -= before.get(what).copied().unwrap_or_default();
+            *count > 0
+        });
+        // Each node renews its lease every ten seconds.
+        let expected = |what: &str| BTreeMap::from([("PATCH leases", 4), ("GET ", 1)]).get(what).copied().unwrap_or_default();
+        if sent.iter().all(|(what, count)| *count <= expected(what)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "still sent within {quiet:?}: {sent:?}");
+    }
 }
 
 /// Proves DEP-04: many side by side, and none sees another.
