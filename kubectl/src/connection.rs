@@ -110,6 +110,8 @@ impl Connection {
         let mut settings = runtime.block_on(kube::Config::from_custom_kubeconfig(file, &options)).map_err(|e| message(go_words(&e)))?;
         // Watches and logs are quiet for as long as nothing happens.
         settings.read_timeout = None;
+        // A refusal is told at once: the library would try again for minutes.
+        settings.default_retry = false;
         for (header, field) in [("impersonate-uid", "as-uid")] {
             if let Some(v) = impersonation[field].as_str() {
                 let value = v.parse().map_err(|_| message(format!("invalid value for --{field}")))?;
