@@ -40,6 +40,12 @@ pub fn from_config(config: Config, component: &str) -> anyhow::Result<Client> {
     assemble(config, component, transport)
 }
 
+/// How often a request is sent again that the server was too busy for: for some seconds, and no longer, since whoever sent it has a queue of its own
+/// and others waiting in it.
+fn retries() -> anyhow::Result<RetryPolicy> {
+    RetryPolicy::new(Duration::from_millis(50), Duration::from_secs(2), 6, true).context("the delays of retries")
+}
+
 fn assemble<S>(mut config: Config, component: &str, transport: S) -> anyhow::Result<Client>
 where
     S: tower::Service<Request<Body>, Response = http::Response<hyper::body::Incoming>> + Clone + Send + 'static,
@@ -52,7 +58,7 @@ where
     let headers = config.headers.clone();
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .layer(RetryLayer::new(retries()?))
         .option_layer(config.auth_layer().context("setting up authentication from the kubeconfig")?)
         .map_request(move |mut request: Request<Body>| {
             for (name, value) in &headers {
@@ -135,7 +141,7 @@ impl TokenConnection {
         let agent = user_agent(component)?;
         let service = ServiceBuilder::new()
             .layer(self.config.base_uri_layer())
-            .layer(RetryLayer::new(RetryPolicy::server_retry()))
+            .layer(RetryLayer::new(retries()?))
             .map_request(move |mut request: Request<Body>| {
                 // A token is ASCII; one that is not would be refused like one that is missing.
                 if let Ok(value) = HeaderValue::from_str(&format!("Bearer {}", token.read())) {
