@@ -8,6 +8,7 @@ use crate::{
     container::resources::Amounts,
     recorder::{About, Recorder},
 };
+use client::ObjectKey;
 use jiff::Timestamp;
 use k8s_cri::v1::{Image, RuntimeStatus, StatusResponse};
 use k8s_openapi::{
@@ -23,7 +24,7 @@ use kube::{
 };
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How often until the node is ready for the first time.
@@ -217,6 +218,21 @@ pub fn changed(old: &NodeStatus, new: &NodeStatus) -> bool {
     plain(old) != plain(new)
 }
 
+/// The version of an object, as a number.
+fn version_of(node: &Node) -> u64 {
+    node.metadata.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
+/// Whether somebody has since written over a condition that was told in version `at`: a node that could not be heard is said to be unknown, and has to speak up
+/// when it can again.
+fn overwritten(told: &NodeStatus, at: u64, held: &Node) -> bool {
+    let status_of = |condition: &NodeCondition| {
+        let all = held.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        all.filter(|other| other.type_ == condition.type_).map(|other| other.status.clone()).next()
+    };
+    version_of(held) > at && told.conditions.iter().flatten().any(|condition| status_of(condition).as_ref() != Some(&condition.status))
+}
+
 /// The patch that tells a status: conditions and addresses are merged with what others wrote, images and the like replaced.
 fn patch(old: Option<&NodeStatus>, new: &NodeStatus) -> serde_json::Value {
     let mut body = serde_json::to_value(new).unwrap_or_default();
@@ -259,6 +275,13 @@ async fn version(node: &NodeParts) -> Option<String> {
 pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, frequency: Frequency, stop: CancellationToken) {
     let about = About::node(&facts.name);
     let mut told: Option<(NodeStatus, tokio::time::Instant)> = None;
+    let mut told_in = 0;
+    let held = || node.itself.as_ref()?.cache.get(&ObjectKey::new("", &facts.name));
+    let written = Arc::new(Notify::new());
+    if let Some(itself) = &node.itself {
+        let written = written.clone();
+        itself.cache.subscribe(move |_| written.notify_one());
+    }
     let mut runtime_version = String::new();
     let (mut pressures, mut shutting_down) = (node.vitals.pressures.subscribe(), node.vitals.shutting_down.subscribe());
     let mut image_changes = node.images.changes();
@@ -289,11 +312,14 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
             shutting_down: *shutting_down.borrow_and_update(),
         };
         let new = node_status(&facts, seen, &before, now());
-        let due = told.as_ref().is_none_or(|(old, at)| changed(old, &new) || at.elapsed() >= frequency.report);
+        let due = told.as_ref().is_none_or(|(old, at)| {
+            changed(old, &new) || at.elapsed() >= frequency.report || held().is_some_and(|held| overwritten(old, told_in, &held))
+        });
         if due {
             let body = patch(told.as_ref().map(|(s, _)| s), &new);
             match nodes.patch_status(&facts.name, &PatchParams::default(), &Patch::Strategic(body)).await {
-                Ok(_) => {
+                Ok(answer) => {
+                    told_in = version_of(&answer);
                     tell_events(&node.events, &about, &facts.name, &before, &new);
                     told = Some((new, tokio::time::Instant::now()));
                 }
@@ -310,6 +336,7 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
             Ok(()) = pressures.changed() => {}
             Ok(()) = shutting_down.changed() => {}
             () = changed_devices(&mut device_changes) => {}
+            () = written.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -405,6 +432,16 @@ mod tests {
                 ("False", Some("KubeletNotReady"), Some(want.as_str()))
             );
             assert!(changed(&ready, &status));
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_over_a_condition_is_told_again() {
+        let told: NodeStatus = serde_json::from_value(json!({"conditions": [{"type": "Ready", "status": "True"}]})).expect("a status");
+        for (version, ready, again) in [("7", "Unknown", true), ("7", "True", false), ("5", "Unknown", false)] {
+            let conditions = json!([{"type": "Ready", "status": ready}, {"type": "Foreign", "status": "False"}]);
+            let held = json!({"metadata": {"resourceVersion": version}, "status": {"conditions": conditions}});
+            assert_eq!(overwritten(&told, 5, &serde_json::from_value(held).expect("a node")), again, "{version} {ready}");
         }
     }
 
