@@ -51,6 +51,18 @@ fn key(pod: &Pod) -> Key {
     (identity::namespace(pod).to_owned(), identity::name(pod).to_owned())
 }
 
+/// The conditions that are the kubelet's to say.
+const OWN_CONDITIONS: [&str; 4] = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
+
+/// Whether somebody has written over what the kubelet says of a pod: those of a node that cannot be heard are said to be not ready, and that has to be taken back.
+fn written_over(known: &Pod, shown: &Pod) -> bool {
+    let own = |pod: &Pod, kind: &str| {
+        let all = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        all.filter(|condition| condition.type_ == kind).map(|condition| condition.status.clone()).next()
+    };
+    OWN_CONDITIONS.iter().any(|kind| own(known, kind) != own(shown, kind))
+}
+
 /// What one request would do.
 enum Step {
     Patch(Value),
@@ -98,6 +110,10 @@ impl StatusManager {
         }
         entry.api = match known {
             Some(known) if known.metadata.uid == pod.metadata.uid && version(&known) > version(&pod) => Some(known),
+            Some(known) if version(&known) < version(&pod) && written_over(&known, &pod) => {
+                entry.sent = None;
+                Some(pod)
+            }
             _ => Some(pod),
         };
         let due = entry.step().is_some();
@@ -314,6 +330,33 @@ mod tests {
             "$setElementOrder/conditions": [{"type": "Ready"}, {"type": "PodScheduled"}],
             "conditions": [{"type": "Ready", "status": "True", "message": null}]});
         assert_eq!(status_patch(&old, &new), Some(want));
+    }
+
+    #[test]
+    fn what_others_wrote_over_is_said_again() {
+        let pod = |version: &str, ready: &str, gate: &str| -> Arc<Pod> {
+            let conditions = json!([{"type": "Ready", "status": ready}, {"type": "example.com/gate", "status": gate}]);
+            let metadata = json!({"namespace": "ns", "name": "p", "uid": "u", "resourceVersion": version});
+            Arc::new(serde_json::from_value(json!({"metadata": metadata, "status": {"conditions": conditions}})).expect("a pod"))
+        };
+        let manager = StatusManager::new(None);
+        let told = pod("5", "True", "False");
+        let due = |shown: Arc<Pod>| {
+            let entry = Entry {
+                api: Some(told.clone()),
+                uid: "u".into(),
+                desired: told.status.clone(),
+                sent: told.status.clone(),
+                ..Entry::default()
+            };
+            manager.entries.lock().insert(key(&told), entry);
+            manager.seen(shown);
+            manager.entries.lock()[&key(&told)].step().is_some()
+        };
+        assert!(!due(pod("5", "True", "False")), "its own words");
+        assert!(due(pod("6", "False", "False")), "its node was not heard");
+        assert!(!due(pod("4", "False", "False")), "old news");
+        assert!(!due(pod("6", "True", "True")), "another's condition");
     }
 
     #[test]

@@ -55,6 +55,9 @@ impl Connector {
 
     /// Runs until stopped. All of it then stays.
     pub async fn run(mut self, stop: CancellationToken) {
+        // Routes go with the link that they lead over, and nobody but the kernel knows when it is back.
+        let family = self.applied.first().map_or(Family::V4, |(family, _)| *family);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(routes::watch(family, self.stale.clone())));
         let mut retry = RETRY.0;
         loop {
             let Some(result) = stop.run_until_cancelled(self.sync()).await else { return };
@@ -67,7 +70,8 @@ impl Connector {
                     }
                     Err(error) => {
                         tracing::error!("{error:#}; trying again in {retry:?}");
-                        tokio::time::sleep(retry).await;
+                        // What happens meanwhile may be what was missing.
+                        drop(tokio::time::timeout(retry, self.stale.notified()).await);
                         retry = (retry * 2).min(RETRY.1);
                     }
                 }

@@ -9,10 +9,18 @@ use kube_proxy::family::Family;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
+use tokio::sync::Notify;
 
 /// The `proto` of our routes: no routing daemon's (`/etc/iproute2/rt_protos`).
 const PROTOCOL: &str = "86";
+
+/// How long to wait before routes are watched again.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Routes: where to, by which address.
 pub type Routes = BTreeMap<String, String>;
@@ -71,6 +79,31 @@ pub async fn apply(family: Family, wanted: &Routes) -> anyhow::Result<()> {
         ip(&words).await?;
     }
     Ok(())
+}
+
+/// Notifies whenever an address or a route of the machine changes; never ends. Routes of pods' own links are of no family that is watched here.
+pub async fn watch(family: Family, changed: Arc<Notify>) {
+    let flag = if family == Family::V4 { "-4" } else { "-6" };
+    loop {
+        if let Err(error) = monitor(flag, &changed).await {
+            tracing::warn!("{error:#}; what happens to routes goes unnoticed for {AGAIN:?}");
+        }
+        tokio::time::sleep(AGAIN).await;
+        // What happened meanwhile.
+        changed.notify_one();
+    }
+}
+
+async fn monitor(flag: &str, changed: &Notify) -> anyhow::Result<()> {
+    let mut command = Command::new("ip");
+    command.args([flag, "monitor", "address", "route"]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().context("starting ip monitor")?;
+    let output = child.stdout.take().context("ip monitor has no output")?;
+    let mut lines = BufReader::new(output).lines();
+    while lines.next_line().await.context("reading what ip monitor says")?.is_some() {
+        changed.notify_one();
+    }
+    bail!("ip monitor ended")
 }
 
 async fn ip(arguments: &[&str]) -> anyhow::Result<String> {

@@ -311,7 +311,8 @@ impl Registry {
                 let stored = endpoint.stored(value).await?;
                 Ok(Deleted::Gone(endpoint.served(encoding::with_resource_version(&stored, revision)).await?))
             }
-            Err(StoreError::Conflict(_)) => Err(endpoint.not_found(write.name)),
+            // Who saw it marked was quicker: it is gone, as was asked.
+            Err(StoreError::Conflict(_)) => Ok(Deleted::Gone(super::print(&value))),
             Err(error) => Err(store_error(error)),
         }
     }
