@@ -97,6 +97,12 @@ fn fetched(k: &Kubectl<'_>, pod: &Value, url: &str) -> Option<String> {
     (answer.code == 0).then(|| answer.out.trim().to_owned())
 }
 
+/// What `url` answers to this machine; nothing if it does not answer well.
+fn fetched_here(url: &str) -> String {
+    let answer = Command::new("curl").args(["-sf", "-m", "5", url]).output().expect("tests/compose/run installs it");
+    String::from_utf8_lossy(&answer.stdout).trim().to_owned()
+}
+
 /// Every pod reaches every other, by address, by the Service, by name, and this machine reaches the port on every node.
 fn all_reach_all(k: &Kubectl<'_>, pods: &BTreeMap<String, Value>) {
     let names: BTreeSet<String> = pods.values().map(|pod| name(pod).to_owned()).collect();
@@ -115,11 +121,7 @@ fn all_reach_all(k: &Kubectl<'_>, pods: &BTreeMap<String, Value>) {
     let port = k.field("service", "web", "{.spec.ports[0].nodePort}");
     for pod in pods.values() {
         let host = pod["status"]["hostIP"].as_str().expect("a ready pod has a node's address");
-        eventually(&format!("port {port} of {host}"), 30, || {
-            let answer =
-                Command::new("curl").args(["-sf", "-m", "5", &format!("http://{host}:{port}/name")]).output().expect("curl is installed");
-            names.contains(String::from_utf8_lossy(&answer.stdout).trim())
-        });
+        eventually(&format!("port {port} of {host}"), 30, || names.contains(&fetched_here(&format!("http://{host}:{port}/name"))));
     }
 }
 
@@ -194,8 +196,8 @@ fn b_a_load_balancer_answers_on_the_nodes() {
     eventually("it has the nodes' addresses", 30, || k.field("service", "web", "{.status.loadBalancer.ingress[*].ip}") == hosts.join(" "));
     for host in hosts {
         eventually(&format!("{host} answers on port 80"), 30, || {
-            let answer = Command::new("curl").args(["-sf", "-m", "5", &format!("http://{host}/name")]).output().expect("curl is installed");
-            pods.values().any(|pod| name(pod) == String::from_utf8_lossy(&answer.stdout).trim())
+            let answer = fetched_here(&format!("http://{host}/name"));
+            pods.values().any(|pod| name(pod) == answer)
         });
     }
 }
