@@ -22,6 +22,7 @@ use crate::{
         machine::{self, Machine, Shares},
         registration::Registration,
         status::StatusFacts,
+        user_namespaces::{Ids, UserNamespaces},
     },
     pod::workers::Workers,
     recorder::{About, Recorder},
@@ -146,6 +147,11 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let cgroups = Cgroups::detect(driver(&settings, runtime.as_ref()).await, &settings.cgroup_root)
         .with_process_limit(Some(settings.pod_pids_limit).filter(|most| *most > 0));
     enforce(&settings, &cgroups, &machine, &shares).context("Failed to enforce node allocatable")?;
+    let per_pod = settings.user_namespaces.ids_per_pod();
+    let users = Ids::of_machine(per_pod).context("kubelet mappings")?;
+    let users = UserNamespaces::new(users, per_pod, settings.max_pods)
+        .and_then(|users| users.recorded(&root))
+        .context("create user namespace manager")?;
     let devices = Devices::new(&root).context("the directory of device plugins")?;
     let node = Arc::new(Node {
         clock: Clock::Wall,
@@ -168,6 +174,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             cluster_domain: settings.cluster_domain.clone(),
             host: read_resolver(&settings.resolv_conf),
         },
+        users,
         security: security::Settings {
             seccomp_root: root.join("seccomp").to_string_lossy().into_owned(),
             seccomp_default: settings.seccomp_default,

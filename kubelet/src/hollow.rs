@@ -83,6 +83,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             cgroups: None,
             places: None,
             resolver: network::Resolver::default(),
+            users: Default::default(),
             security: security::Settings::default(),
             statuses: statuses.clone(),
             vitals: Default::default(),

@@ -15,7 +15,7 @@
 //! | [`hollow`] | many simulated nodes in one process |
 //! | [`reset`] | the end of a node: no pod stays |
 //!
-//! Deliberately absent: devices, CSI, images as volumes, checkpoints, user namespaces. Nothing here polls the API: watches and timers
+//! Deliberately absent: devices, CSI, images as volumes, checkpoints. Nothing here polls the API: watches and timers
 //! wake the work.
 
 pub mod agent;

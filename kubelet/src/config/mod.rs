@@ -7,6 +7,7 @@
 pub mod duration;
 pub mod validation;
 
+use crate::node::user_namespaces;
 use anyhow::{Context, bail};
 pub use duration::GoDuration;
 use k8s_openapi::api::core::v1::Taint;
@@ -164,7 +165,7 @@ configuration! {
     container_runtime_endpoint: String = "unix:///run/containerd/containerd.sock".into();
     image_service_endpoint: String = String::new();
     fail_cgroup_v1: bool = false;
-    user_namespaces: Option<Value> = None;
+    user_namespaces: UserNamespaces = UserNamespaces::default();
 }
 
 /// Who may talk to the kubelet's server.
@@ -250,6 +251,22 @@ pub struct MemorySwap {
     pub swap_behavior: String,
 }
 
+/// How many user and group ids a pod with users of its own has.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct UserNamespaces {
+    #[serde(rename = "idsPerPod", skip_serializing_if = "Option::is_none")]
+    pub ids_per_pod: Option<i64>,
+}
+
+impl UserNamespaces {
+    /// The number, or the usual one. What was checked fits.
+    pub fn ids_per_pod(&self) -> u32 {
+        self.ids_per_pod.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(user_namespaces::UNIT)
+    }
+}
+
 /// How long pods of a priority and above it get when the machine shuts down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -283,7 +300,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "systemCgroups",
     "topologyManagerPolicy",
     "tracing",
-    "userNamespaces",
 ];
 
 /// Numbers that Go cannot tell from missing ones: 0 is the default.

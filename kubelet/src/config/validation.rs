@@ -3,6 +3,7 @@
 //! Left out: checks that need the list of feature gates and the stage each is in.
 
 use super::{GoDuration, KubeletConfiguration};
+use crate::node::user_namespaces::UNIT;
 
 /// A list of words as Go's `%q` prints it.
 fn quoted(words: &[&str]) -> String {
@@ -116,6 +117,10 @@ pub fn validate(c: &KubeletConfiguration) -> Vec<String> {
         c.container_log_monitor_interval >= GoDuration::seconds(3),
         "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s".into(),
     );
+    if let Some(ids) = c.user_namespaces.ids_per_pod {
+        let fits = u32::try_from(ids).is_ok_and(|ids| ids > 0 && ids.is_multiple_of(UNIT));
+        check(fits, format!("userNamespaces.idsPerPod {ids} must be a multiple of {UNIT} and at most {}", u32::MAX));
+    }
     check(c.container_log_max_files > 1, "containerLogMaxFiles must be greater than 1".into());
     check(c.pod_logs_dir.starts_with('/'), format!("pod logs path {:?} must be absolute path", c.pod_logs_dir));
     check(c.pod_logs_dir.is_ascii(), format!("pod logs path {:?} mut contains ASCII characters only", c.pod_logs_dir));
@@ -222,6 +227,10 @@ mod tests {
             (
                 json!({"enforceNodeAllocatable": ["none", "pods"]}),
                 "enforceNodeAllocatable (--enforce-node-allocatable) may not contain additional enforcements when \"none\" is specified",
+            ),
+            (
+                json!({"userNamespaces": {"idsPerPod": 1000}}),
+                "userNamespaces.idsPerPod 1000 must be a multiple of 65536 and at most 4294967295",
             ),
             (json!({"containerLogMaxFiles": 1}), "containerLogMaxFiles must be greater than 1"),
         ] {

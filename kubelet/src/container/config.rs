@@ -3,7 +3,7 @@
 
 use super::{expansion::expand, identity, resources, security};
 use crate::device;
-use k8s_cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation};
+use k8s_cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation, UserNamespace};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use std::collections::HashMap;
 
@@ -23,6 +23,8 @@ pub struct Ingredients<'a> {
     pub devices: device::Extras,
     /// The mounts: volumes, hosts file, termination log.
     pub mounts: Vec<Mount>,
+    /// The namespace of its users, which is the sandbox's.
+    pub users: UserNamespace,
     /// Security settings of the kubelet.
     pub security: &'a security::Settings,
     /// The node's memory in bytes.
@@ -47,14 +49,21 @@ pub fn container_config(pod: &Pod, container: &Container, given: Ingredients<'_>
         annotations: annotations(pod, container, given.restart_count, given.devices.annotations),
         devices: given.devices.devices,
         cdi_devices: given.devices.cdi,
-        mounts: given.mounts,
+        mounts: mapped(given.mounts, &given.users),
         log_path: identity::log_path(&container.name, given.restart_count),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
             resources: Some(resources::linux_resources(pod, container, given.memory_capacity)),
-            security_context: Some(security::container_context(pod, container, given.image_uid, given.image_username, given.security)),
+            security_context: Some(security::container_context(
+                pod,
+                container,
+                given.image_uid,
+                given.image_username,
+                given.users,
+                given.security,
+            )),
         }),
         envs: given.env.into_iter().map(|(key, value)| KeyValue { key, value }).collect(),
         ..Default::default()
@@ -66,6 +75,12 @@ fn annotations(pod: &Pod, container: &Container, restart_count: u32, devices: Ha
     let mut all = devices;
     all.extend(identity::container_annotations(pod, container, restart_count));
     all
+}
+
+/// The mounts with the ids in them as the container's users see them.
+fn mapped(mounts: Vec<Mount>, users: &UserNamespace) -> Vec<Mount> {
+    let map = |mount| Mount { uid_mappings: users.uids.clone(), gid_mappings: users.gids.clone(), ..mount };
+    mounts.into_iter().map(map).collect()
 }
 
 /// How mounts on either side are seen on the other.
@@ -96,6 +111,7 @@ mod tests {
             env: vec![("A".into(), "1".into())],
             devices: device::Extras::default(),
             mounts: Vec::new(),
+            users: UserNamespace::default(),
             security: &security::Settings::default(),
             memory_capacity: 1,
         };

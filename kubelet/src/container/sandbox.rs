@@ -5,7 +5,7 @@ use super::{
     network::{self, Resolver},
     resources, security, sysctl,
 };
-use k8s_cri::v1::{LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata};
+use k8s_cri::v1::{LinuxContainerResources, LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, UserNamespace};
 use k8s_openapi::api::core::v1::Pod;
 
 /// What of the node goes into a sandbox.
@@ -16,6 +16,8 @@ pub struct SandboxContext<'a> {
     pub log_root: &'a str,
     /// The pod's cgroup, as the runtime's cgroup driver names it.
     pub cgroup_parent: String,
+    /// The namespace of its users.
+    pub users: UserNamespace,
     /// Where resolver configurations come from.
     pub resolver: &'a Resolver,
 }
@@ -42,7 +44,7 @@ pub fn sandbox_config(pod: &Pod, attempt: u32, context: &SandboxContext<'_>) -> 
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(LinuxPodSandboxConfig {
             cgroup_parent: context.cgroup_parent.clone(),
-            security_context: Some(security::sandbox_context(pod)),
+            security_context: Some(security::sandbox_context(pod, context.users.clone())),
             sysctls,
             overhead: Some(LinuxContainerResources::default()),
             resources: Some(LinuxContainerResources {

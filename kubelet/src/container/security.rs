@@ -1,11 +1,11 @@
 //! Security contexts: the pod's and the container's, merged into what the runtime gets (upstream: `kuberuntime/security_context.go`,
 //! `pkg/securitycontext`), and the check that a container that must not run as root does not.
 //!
-//! Left out: SELinux relabelling of volumes, and user namespaces: a pod with `hostUsers: false` gets no sandbox here and is told so.
+//! Left out: SELinux relabelling of volumes.
 
 use k8s_cri::v1::{
     self as cri, Capability, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    security_profile::ProfileType,
+    UserNamespace, security_profile::ProfileType,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SeccompProfile, SecurityContext};
 
@@ -26,8 +26,8 @@ const MASKED_PATHS: &[&str] = &[
 ];
 const READONLY_PATHS: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// Which namespaces are the node's, which the pod's, which the container's own.
-pub fn namespaces(pod: &Pod) -> NamespaceOption {
+/// Which namespaces are the node's, which the pod's, which the container's own. `users`: that of the users.
+pub fn namespaces(pod: &Pod, users: UserNamespace) -> NamespaceOption {
     let spec = pod.spec.as_ref();
     let host = |flag: Option<bool>, otherwise: NamespaceMode| if flag == Some(true) { NamespaceMode::Node } else { otherwise } as i32;
     let shared = spec.and_then(|s| s.share_process_namespace) == Some(true);
@@ -35,6 +35,7 @@ pub fn namespaces(pod: &Pod) -> NamespaceOption {
         network: host(spec.and_then(|s| s.host_network), NamespaceMode::Pod),
         ipc: host(spec.and_then(|s| s.host_ipc), NamespaceMode::Pod),
         pid: host(spec.and_then(|s| s.host_pid), if shared { NamespaceMode::Pod } else { NamespaceMode::Container }),
+        userns_options: Some(users),
         ..Default::default()
     }
 }
@@ -61,12 +62,12 @@ fn supplemental(pod: Option<&PodSecurityContext>) -> Vec<i64> {
 }
 
 /// The sandbox's own context: the pod's users and groups for its first process.
-pub fn sandbox_context(pod: &Pod) -> LinuxSandboxSecurityContext {
+pub fn sandbox_context(pod: &Pod, users: UserNamespace) -> LinuxSandboxSecurityContext {
     let spec = pod.spec.as_ref();
     let context = spec.and_then(|s| s.security_context.as_ref());
     let mut all = spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, users)),
         run_as_user: int(context.and_then(|c| c.run_as_user)),
         run_as_group: context.and_then(|c| c.run_as_user).and_then(|_| int(context.and_then(|c| c.run_as_group))),
         supplemental_groups: supplemental(context),
@@ -82,12 +83,13 @@ pub fn effective_user(pod: &Pod, container: &Container) -> Option<i64> {
     own.or_else(|| pod.spec.as_ref()?.security_context.as_ref()?.run_as_user)
 }
 
-/// The context of one container. `image_user` is the user the image names, where the pod does not.
+/// The context of one container. `image_user` is the user the image names, where the pod does not; `users` is the namespace of its users.
 pub fn container_context(
     pod: &Pod,
     container: &Container,
     image_uid: Option<i64>,
     image_username: &str,
+    users: UserNamespace,
     settings: &Settings,
 ) -> LinuxContainerSecurityContext {
     let pod_context = pod.spec.as_ref().and_then(|s| s.security_context.as_ref());
@@ -107,7 +109,7 @@ pub fn container_context(
             ..Default::default()
         }),
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, users)),
         selinux_options: selinux.map(|s| cri::SeLinuxOption {
             user: s.user.clone().unwrap_or_default(),
             role: s.role.clone().unwrap_or_default(),
@@ -208,7 +210,8 @@ mod tests {
 
     #[test]
     fn namespaces_follow_the_spec() {
-        let got = namespaces(&pod(json!({"containers": [], "hostNetwork": true, "shareProcessNamespace": true})));
+        let spec = json!({"containers": [], "hostNetwork": true, "shareProcessNamespace": true});
+        let got = namespaces(&pod(spec), UserNamespace::default());
         assert_eq!((got.network, got.pid, got.ipc), (NamespaceMode::Node as i32, NamespaceMode::Pod as i32, NamespaceMode::Pod as i32));
     }
 }

@@ -1,5 +1,5 @@
 //! The node: what all of its pods share ([`Node`]), what it is ([`NodeFacts`], [`machine`]), what it tells the API of itself ([`registration`], [`status`],
-//! [`lease`]), what is used of it ([`usage`]) and how it keeps that in bounds ([`admission`], [`cgroups`], [`eviction`], [`gc`]), and its end ([`shutdown`]).
+//! [`lease`]), what is used of it ([`usage`]), whose ids pods' users have ([`user_namespaces`]), and how it keeps that in bounds ([`admission`], [`cgroups`], [`eviction`], [`gc`]), and its end ([`shutdown`]).
 
 pub mod admission;
 pub mod cgroups;
@@ -11,6 +11,7 @@ pub mod registration;
 pub mod shutdown;
 pub mod status;
 pub mod usage;
+pub mod user_namespaces;
 pub mod vitals;
 
 use crate::{
@@ -96,6 +97,7 @@ impl Node {
     /// Nothing of the pod runs any more: what it held is free.
     pub fn release(&self, uid: &str) {
         self.admission.release(uid);
+        self.users.release(uid);
         if let Some(devices) = &self.devices {
             devices.release(uid);
         }
@@ -140,6 +142,8 @@ pub struct Node {
     pub places: Option<Places>,
     /// Where names are resolved.
     pub resolver: Resolver,
+    /// Who has users of its own.
+    pub users: user_namespaces::UserNamespaces,
     /// Settings of security contexts.
     pub security: security::Settings,
     /// Where statuses go.

@@ -19,13 +19,13 @@ use crate::{
     device::Extras,
     image::{self, NotStarted, Wanted},
     lookup::LookupError,
-    node::{Node, admission::Refusal},
+    node::{Node, admission::Refusal, user_namespaces},
     recorder::About,
-    runtime::{self, Features},
+    runtime::{self, Features, RuntimeError},
     volume::setup::{self, Paths},
 };
-use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig};
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Service};
+use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig, UserNamespace};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Service, VolumeMount};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs, io,
@@ -54,56 +54,59 @@ pub struct PodContext<'a> {
 }
 
 /// The configuration of the pod's n-th sandbox.
-pub fn sandbox_for(node: &Node, pod: &Pod, attempt: u32) -> PodSandboxConfig {
+pub async fn sandbox_for(node: &Node, pod: &Pod, attempt: u32) -> runtime::Result<PodSandboxConfig> {
+    let users = node.user_namespace(pod).await?;
     let log_root = node.places.as_ref().map(|p| p.logs.to_string_lossy().into_owned()).unwrap_or_default();
     let cgroup_parent = node.cgroups.as_ref().map(|c| c.pod_parent(pod)).unwrap_or_default();
-    sandbox_config(pod, attempt, &SandboxContext { node: &node.facts.name, log_root: &log_root, cgroup_parent, resolver: &node.resolver })
+    let context = SandboxContext { node: &node.facts.name, log_root: &log_root, cgroup_parent, users, resolver: &node.resolver };
+    Ok(sandbox_config(pod, attempt, &context))
 }
 
-/// Makes a sandbox, with its log directory.
-pub async fn create_sandbox(node: &Node, pod: &Pod, config: &PodSandboxConfig) -> runtime::Result<String> {
-    if node.places.is_some() {
-        fs::create_dir_all(&config.log_directory).map_err(|e| runtime::RuntimeError::Failed(format!("making the log directory: {e}")))?;
-    }
-    let wants = requirements(pod);
-    if wants != Features::default() {
-        let handler = node.lookup.runtime_handler(pod).await.map_err(|e| runtime::RuntimeError::Failed(e.to_string()))?;
-        if let Some(missing) = missing(wants, Features::of(&node.runtime.status().await?, &handler)) {
-            node.events.warning(&About::pod(pod), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {missing}"));
-            return Err(runtime::RuntimeError::Failed(missing));
-        }
-    }
-    let named = network::verify_hostname(pod, &node.facts.name, &node.resolver.cluster_domain);
-    let made = match node.lookup.runtime_handler(pod).await {
-        Ok(_) if named.is_err() => Err(runtime::RuntimeError::Failed(named.err().unwrap_or_default())),
-        Ok(handler) => node.runtime.run_sandbox(config.clone(), &handler).await,
-        Err(error) => Err(runtime::RuntimeError::Failed(format!("failed to get sandbox runtime: {error}"))),
-    };
+/// Makes the pod's n-th sandbox, with its log directory, or says why not in an event. Answers with its id and its configuration.
+pub async fn create_sandbox(node: &Node, pod: &Pod, attempt: u32) -> runtime::Result<(String, PodSandboxConfig)> {
+    let made = make_sandbox(node, pod, attempt).await;
     if let Err(error) = &made {
         node.events.warning(&About::pod(pod), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
     }
     made
 }
 
-/// What of the runtime's features the pod cannot do without.
-fn requirements(pod: &Pod) -> Features {
-    let Some(spec) = &pod.spec else { return Features::default() };
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let mut mounts = containers.flat_map(|c| c.volume_mounts.iter().flatten());
-    Features {
-        user_namespaces: spec.host_users == Some(false),
-        recursive_read_only: mounts.any(|m| m.recursive_read_only.as_deref() == Some("Enabled")),
-        ..Features::default()
+async fn make_sandbox(node: &Node, pod: &Pod, attempt: u32) -> runtime::Result<(String, PodSandboxConfig)> {
+    let config = sandbox_for(node, pod, attempt).await?;
+    if node.places.is_some() {
+        fs::create_dir_all(&config.log_directory).map_err(|e| RuntimeError::Failed(format!("making the log directory: {e}")))?;
     }
+    let handler = node.lookup.runtime_handler(pod).await;
+    let handler = handler.map_err(|error| RuntimeError::Failed(format!("failed to get sandbox runtime: {error}")))?;
+    network::verify_hostname(pod, &node.facts.name, &node.resolver.cluster_domain).map_err(RuntimeError::Failed)?;
+    Ok((node.runtime.run_sandbox(config.clone(), &handler).await?, config))
 }
 
-/// The first of them that the runtime does not have. User namespaces are not handed out by this kubelet, whatever the runtime has.
-fn missing(wants: Features, has: Features) -> Option<String> {
-    let words = [
-        (wants.user_namespaces, "can't set `spec.hostUsers: false`, user namespaces are not supported on this node"),
-        (wants.recursive_read_only && !has.recursive_read_only, "recursive read-only mounts are not supported by the runtime"),
-    ];
-    words.into_iter().find(|(missing, _)| *missing).map(|(_, text)| text.to_owned())
+/// Whether the runtime can make all that is mounted below a mount read-only with it, where a container asks for that.
+async fn mounts_recursively(node: &Node, pod: &Pod, container: &Container) -> bool {
+    let asked =
+        container.volume_mounts.iter().flatten().any(|m| matches!(m.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")));
+    if !asked {
+        return false;
+    }
+    let Ok(handler) = node.lookup.runtime_handler(pod).await else { return false };
+    node.runtime.status().await.is_ok_and(|said| Features::of(&said, &handler).recursive_read_only)
+}
+
+/// Whether all that is mounted below a mount is to be read-only with it. `able`: the runtime can do that.
+fn recursive(mount: &VolumeMount, able: bool) -> Result<bool, String> {
+    let refused = |why: String| Err(format!("volume {:?} requested recursive read-only mode, but it is {why}", mount.name));
+    let mode = mount.recursive_read_only.as_deref().unwrap_or("Disabled");
+    let propagation = mount.mount_propagation.as_deref().unwrap_or("None");
+    match mode {
+        "Disabled" => Ok(false),
+        _ if mount.read_only != Some(true) => refused("not read-only".into()),
+        _ if propagation != "None" => refused(format!("not compatible with propagation {propagation:?}")),
+        "IfPossible" => Ok(able),
+        "Enabled" if able => Ok(true),
+        "Enabled" => refused("not supported by the runtime".into()),
+        unknown => Err(format!("unknown recursive read-only mode {unknown:?}")),
+    }
 }
 
 /// Why the node cannot run the pod at all, with the runtime it has (upstream: `pkg/kubelet/lifecycle`, the pod features' handler).
@@ -217,7 +220,13 @@ async fn prepare(
     let mut mounts = std::mem::take(&mut devices.mounts);
     // A simulated node has no volumes, so nothing is mounted.
     if let Some(places) = &node.places {
-        mounts.extend(setup::mounts(container, context.volumes, &setup::pod_dir(&places.root, identity::uid(pod)), &env).map_err(|e| e.0)?);
+        let able = mounts_recursively(node, pod, container).await;
+        let mut of_volumes =
+            setup::mounts(container, context.volumes, &setup::pod_dir(&places.root, identity::uid(pod)), &env).map_err(|e| e.0)?;
+        for (mount, wanted) in of_volumes.iter_mut().zip(container.volume_mounts.iter().flatten()) {
+            mount.recursive_read_only = recursive(wanted, able)?;
+        }
+        mounts.extend(of_volumes);
         mounts.extend(own_files(context, places.root.as_path(), container).map_err(|e| e.to_string())?);
         let directory = Path::new(&context.sandbox_config.log_directory).join(&container.name);
         fs::create_dir_all(directory).map_err(|e| e.to_string())?;
@@ -230,10 +239,17 @@ async fn prepare(
         env,
         devices,
         mounts,
+        users: users_of(context.sandbox_config),
         security: &node.security,
         memory_capacity: node.facts.memory,
     };
     Ok(container_config(pod, container, given))
+}
+
+/// The namespace of the users in a sandbox.
+fn users_of(sandbox: &PodSandboxConfig) -> UserNamespace {
+    let context = sandbox.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    context.and_then(|context| context.namespace_options.as_ref()?.userns_options.clone()).unwrap_or_else(user_namespaces::of_node)
 }
 
 async fn container_environment(context: &PodContext<'_>, container: &Container) -> Result<Vec<(String, String)>, EnvError> {
@@ -330,4 +346,34 @@ fn own_files(context: &PodContext<'_>, root: &Path, container: &Container) -> io
         mounts.push(setup::file_mount(&path, message_path));
     }
     Ok(mounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn recursive_read_only_is_what_the_runtime_can_do() {
+        for (mount, able, want) in [
+            (json!({}), true, Ok(false)),
+            (json!({"recursiveReadOnly": "Disabled"}), true, Ok(false)),
+            (json!({"recursiveReadOnly": "IfPossible", "readOnly": true}), true, Ok(true)),
+            (json!({"recursiveReadOnly": "IfPossible", "readOnly": true}), false, Ok(false)),
+            (json!({"recursiveReadOnly": "Enabled", "readOnly": true}), true, Ok(true)),
+            (json!({"recursiveReadOnly": "Enabled", "readOnly": true}), false, Err("not supported by the runtime")),
+            (json!({"recursiveReadOnly": "Enabled"}), true, Err("not read-only")),
+            (
+                json!({"recursiveReadOnly": "Enabled", "readOnly": true, "mountPropagation": "Bidirectional"}),
+                true,
+                Err("not compatible with propagation \"Bidirectional\""),
+            ),
+        ] {
+            let mut named = json!({"name": "v", "mountPath": "/v"});
+            named.as_object_mut().expect("an object").extend(mount.as_object().expect("an object").clone());
+            let mount: VolumeMount = serde_json::from_value(named).expect("a mount");
+            let want = want.map_err(|why| format!("volume \"v\" requested recursive read-only mode, but it is {why}"));
+            assert_eq!(recursive(&mount, able), want);
+        }
+    }
 }

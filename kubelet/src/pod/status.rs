@@ -197,7 +197,7 @@ fn container_status(input: &StatusInput<'_>, container: &Container, init: bool, 
     status.resources = Some(actual_resources(container));
     let requests = requests_of(container);
     status.allocated_resources = (!requests.is_empty()).then_some(requests);
-    status.volume_mounts = mount_statuses(container.volume_mounts.as_deref());
+    status.volume_mounts = mount_statuses(container.volume_mounts.as_deref(), Some(latest));
     let exit = status.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
     if let Some(code) = exit {
         let again = match init && !is_sidecar(container) {
@@ -223,7 +223,7 @@ fn unmade(input: &StatusInput<'_>, container: &Container, default_reason: &str) 
         state: Some(waiting(reason, message)),
         last_state: Some(ContainerState::default()),
         started: Some(false),
-        volume_mounts: mount_statuses(container.volume_mounts.as_deref()),
+        volume_mounts: mount_statuses(container.volume_mounts.as_deref(), None),
         ..Default::default()
     };
     let Some(before) = before else { return status };
@@ -367,17 +367,24 @@ fn actual_resources(container: &Container) -> ResourceRequirements {
     ResourceRequirements { limits, requests: (!requests.is_empty()).then_some(requests), ..Default::default() }
 }
 
-fn mount_statuses(mounts: Option<&[VolumeMount]>) -> Option<Vec<VolumeMountStatus>> {
+/// The mounts of a container, of which `instance` is the newest there is.
+fn mount_statuses(mounts: Option<&[VolumeMount]>, instance: Option<&Instance>) -> Option<Vec<VolumeMountStatus>> {
     let mounts = mounts.filter(|m| !m.is_empty())?;
+    // Where it was asked for if possible, only what was made tells.
+    let made = |mount: &VolumeMount| {
+        instance.into_iter().flat_map(|i| &i.status.mounts).any(|m| m.container_path == mount.mount_path && m.recursive_read_only)
+    };
+    let recursive = |mount: &VolumeMount| match mount.recursive_read_only.as_deref() {
+        Some("IfPossible") => made(mount),
+        asked => asked == Some("Enabled"),
+    };
     let one = |mount: &VolumeMount| {
         let read_only = mount.read_only == Some(true);
         VolumeMountStatus {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
             read_only: read_only.then_some(true),
-            // Where it is only asked for if possible it is not tried.
-            recursive_read_only: read_only
-                .then(|| mount.recursive_read_only.clone().filter(|r| r == "Enabled").unwrap_or_else(|| "Disabled".into())),
+            recursive_read_only: read_only.then(|| if recursive(mount) { "Enabled" } else { "Disabled" }.to_owned()),
             volume_status: None,
         }
     };
@@ -402,7 +409,7 @@ fn settle_readiness(status: &mut ContainerStatus, container: &Container, init: b
 fn ephemeral_statuses(input: &StatusInput<'_>, spec: &PodSpec) -> Vec<ContainerStatus> {
     let one = |c: &k8s_openapi::api::core::v1::EphemeralContainer| {
         let mut instances = input.observed.of(&c.name);
-        let volume_mounts = mount_statuses(c.volume_mounts.as_deref());
+        let volume_mounts = mount_statuses(c.volume_mounts.as_deref(), input.observed.latest(&c.name));
         match instances.next() {
             Some(latest) => {
                 let resources = Some(ResourceRequirements::default());

@@ -475,23 +475,25 @@ impl Worker {
         plan: &Plan,
     ) -> runtime::Result<Option<(String, k8s_cri::v1::PodSandboxConfig, Vec<String>)>> {
         let host_network = pod.spec.as_ref().and_then(|s| s.host_network) == Some(true);
-        let (id, attempt, mut ips) = match (plan.create_sandbox, self.observed.ready_sandbox()) {
+        let (id, config, mut ips) = match (plan.create_sandbox, self.observed.ready_sandbox()) {
             (Some(attempt), _) => {
-                let config = start::sandbox_for(&self.node, pod, attempt);
-                let made = start::create_sandbox(&self.node, pod, &config).instrument(tracing::debug_span!("sandbox"));
-                let id = made.await.inspect_err(|error| {
+                let made = start::create_sandbox(&self.node, pod, attempt).instrument(tracing::debug_span!("sandbox"));
+                let (id, config) = made.await.inspect_err(|error| {
                     tracing::debug!(%error, "sandbox");
                 })?;
                 let status = self.node.runtime.sandbox_status(&id).await?;
-                (id, attempt, observed::addresses(&status))
+                (id, config, observed::addresses(&status))
             }
-            (None, Some(ready)) => (ready.id.clone(), ready.metadata.as_ref().map_or(0, |m| m.attempt), observed::addresses(ready)),
+            (None, Some(ready)) => {
+                let attempt = ready.metadata.as_ref().map_or(0, |m| m.attempt);
+                (ready.id.clone(), start::sandbox_for(&self.node, pod, attempt).await?, observed::addresses(ready))
+            }
             (None, None) => return Ok(None),
         };
         if host_network {
             ips = self.node.facts.host_ips.clone();
         }
-        Ok(Some((id, start::sandbox_for(&self.node, pod, attempt), ips)))
+        Ok(Some((id, config, ips)))
     }
 
     async fn try_start(&mut self, context: &PodContext<'_>, role: Role, container: &Container) -> Result<(), NotStarted> {

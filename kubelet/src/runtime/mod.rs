@@ -61,8 +61,6 @@ pub struct ExecOutput {
 /// What pods may ask for and not every runtime has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// `hostUsers: false`.
-    pub user_namespaces: bool,
     /// `recursiveReadOnly`.
     pub recursive_read_only: bool,
     /// `supplementalGroupsPolicy: Strict`.
@@ -74,7 +72,6 @@ impl Features {
     pub fn of(said: &api::StatusResponse, handler: &str) -> Self {
         let own = said.runtime_handlers.iter().find(|h| h.name == handler).and_then(|h| h.features).unwrap_or_default();
         Features {
-            user_namespaces: own.user_namespaces,
             recursive_read_only: own.recursive_read_only_mounts,
             supplemental_groups_policy: said.features.unwrap_or_default().supplemental_groups_policy,
         }

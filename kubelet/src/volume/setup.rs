@@ -162,7 +162,6 @@ fn one_mount(
         host_path: host_path.to_string_lossy().into_owned(),
         readonly: volume.read_only || mount.read_only == Some(true),
         propagation: config::propagation(mount),
-        recursive_read_only: mount.recursive_read_only.as_deref() == Some("Enabled"),
         ..Default::default()
     })
 }

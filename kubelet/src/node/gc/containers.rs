@@ -139,6 +139,7 @@ async fn sweep(workers: &Workers) -> anyhow::Result<()> {
     let (containers, sandboxes) = tokio::try_join!(node.runtime.list_containers(&[]), node.runtime.list_sandboxes(&[]))?;
     let labels = containers.iter().map(|c| &c.labels).chain(sandboxes.iter().map(|s| &s.labels));
     known.extend(labels.filter_map(|l| l.get(POD_UID).cloned()));
+    node.users.retain(&known);
     found.remove_orphans(places, &known)?;
     for uid in cgroups.iter().filter(|uid| !known.contains(*uid)) {
         if let Some(all) = &node.cgroups {

@@ -10,6 +10,7 @@ mod hooks;
 mod init;
 mod probes;
 mod restarts;
+mod users;
 
 use super::{worker::StatusSink, workers::Workers};
 use crate::{
@@ -94,6 +95,7 @@ impl World {
             cgroups: None,
             places: None,
             resolver: network::Resolver::default(),
+            users: Default::default(),
             security: security::Settings::default(),
             statuses: statuses.clone(),
             vitals: Default::default(),

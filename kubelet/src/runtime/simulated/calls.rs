@@ -42,12 +42,16 @@ impl Runtime for Simulated {
     async fn status(&self) -> Result<api::StatusResponse> {
         let ready = |kind: &str| api::RuntimeCondition { r#type: kind.into(), status: true, ..Default::default() };
         let status = api::RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] };
-        Ok(api::StatusResponse { status: Some(status), ..Default::default() })
+        let features = api::RuntimeHandlerFeatures { user_namespaces: true, ..Default::default() };
+        let able = self.0.script.lock().user_namespaces;
+        let runtime_handlers = able.then(|| api::RuntimeHandler { name: String::new(), features: Some(features) }).into_iter().collect();
+        Ok(api::StatusResponse { status: Some(status), runtime_handlers, ..Default::default() })
     }
 
     async fn run_sandbox(&self, config: api::PodSandboxConfig, _handler: &str) -> Result<String> {
         self.tell(|| format!("sandbox {}", config.metadata.as_ref().map_or("", |m| m.name.as_str())));
         self.enter(Call::RunSandbox, self.0.behaviour.sandbox).await?;
+        self.made_with(config.linux.and_then(|linux| linux.security_context?.namespace_options));
         let (n, id, created_at) = self.id();
         // A node's addresses come round after 65,000 sandboxes; nobody talks to them.
         let ip = format!("10.{}.{}.{}", 128 + self.0.node % 128, (n >> 8) & 255, n & 255);
@@ -107,6 +111,7 @@ impl Runtime for Simulated {
 
     async fn create_container(&self, sandbox: &str, config: api::ContainerConfig, _: api::PodSandboxConfig) -> Result<String> {
         self.enter(Call::Create, Duration::ZERO).await?;
+        self.made_with(config.linux.and_then(|linux| linux.security_context?.namespace_options));
         let (_, id, created_at) = self.id();
         let image = config.image.unwrap_or_default();
         let status = api::ContainerStatus {

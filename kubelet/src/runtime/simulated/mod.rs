@@ -41,6 +41,8 @@ struct State {
     script: Mutex<Script>,
     /// What was asked for, when; kept only where a test reads it.
     told: Option<Mutex<Vec<(Timestamp, String)>>>,
+    /// The user namespaces of what was made; kept only with that.
+    users: Mutex<Vec<api::UserNamespace>>,
 }
 
 /// What a test says about single containers, commands, images and calls.
@@ -51,6 +53,8 @@ struct Script {
     commands: HashMap<String, Command>,
     missing: HashSet<String>,
     faults: HashMap<Call, VecDeque<Fault>>,
+    /// Pods can have users of their own.
+    user_namespaces: bool,
 }
 
 struct Container {
@@ -94,6 +98,7 @@ impl Simulated {
             dice,
             script: Mutex::default(),
             told,
+            users: Mutex::default(),
         }))
     }
 
@@ -125,6 +130,22 @@ impl Simulated {
     /// What was asked for so far, in order: `sandbox p`, `create c`, `start c`, `exec c LINE`, `term c`, `kill c`, `exit c CODE`, `pull i`.
     pub fn told(&self) -> Vec<(Timestamp, String)> {
         self.0.told.as_ref().map(|told| told.lock().clone()).unwrap_or_default()
+    }
+
+    /// The runtime can give pods users of their own.
+    pub fn has_user_namespaces(&self) {
+        self.0.script.lock().user_namespaces = true;
+    }
+
+    /// The user namespaces of the sandboxes and containers that were made so far, in order.
+    pub fn user_namespaces(&self) -> Vec<api::UserNamespace> {
+        self.0.users.lock().clone()
+    }
+
+    fn made_with(&self, options: Option<api::NamespaceOption>) {
+        if self.0.told.is_some() {
+            self.0.users.lock().extend(options.and_then(|options| options.userns_options));
+        }
     }
 
     /// Lets the container of that name end by itself with an exit code, as its process would.
