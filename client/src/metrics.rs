@@ -7,20 +7,38 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Upper bounds of a histogram's buckets: `first`, and each `factor` times the one before.
+/// Upper bounds of a histogram's buckets, from the lowest.
 #[derive(Clone, Copy, Debug)]
-pub struct Buckets {
-    /// The lowest bound.
-    pub first: f64,
-    /// What each bound is of the one before.
-    pub factor: f64,
-    /// How many.
-    pub count: usize,
+pub enum Buckets {
+    /// `first`, and each `factor` times the one before.
+    Exponential {
+        /// The lowest bound.
+        first: f64,
+        /// What each bound is of the one before.
+        factor: f64,
+        /// How many.
+        count: usize,
+    },
+    /// These.
+    Listed(&'static [f64]),
 }
 
 impl Buckets {
     fn bounds(self) -> impl Iterator<Item = f64> {
-        std::iter::successors(Some(self.first), move |bound| Some(bound * self.factor)).take(self.count)
+        let count = self.count();
+        let bound = move |at: usize| match self {
+            // Multiplied step by step, as upstream does: the last digits are part of what a bucket is called.
+            Buckets::Exponential { first, factor, .. } => (0..at).fold(first, |bound, _| bound * factor),
+            Buckets::Listed(bounds) => bounds[at],
+        };
+        (0..count).map(bound)
+    }
+
+    fn count(self) -> usize {
+        match self {
+            Buckets::Exponential { count, .. } => count,
+            Buckets::Listed(bounds) => bounds.len(),
+        }
     }
 }
 
@@ -36,12 +54,12 @@ pub struct Observed {
 impl Observed {
     /// Nothing yet.
     pub fn new(buckets: Buckets) -> Self {
-        Self { buckets, counts: vec![0; buckets.count + 1], sum: 0.0 }
+        Self { buckets, counts: vec![0; buckets.count() + 1], sum: 0.0 }
     }
 
     /// Counts one value.
     pub fn observe(&mut self, value: f64) {
-        let bucket = self.buckets.bounds().position(|bound| value <= bound).unwrap_or(self.buckets.count);
+        let bucket = self.buckets.bounds().position(|bound| value <= bound).unwrap_or(self.buckets.count());
         self.counts[bucket] += 1;
         self.sum += value;
     }
@@ -84,9 +102,14 @@ pub struct Histograms {
 }
 
 impl Histograms {
-    /// With these buckets.
+    /// With `count` buckets, the lowest up to `first`, each up to `factor` times what the one before is.
     pub const fn new(described: Described, first: f64, factor: f64, count: usize) -> Self {
-        Self { described, buckets: Buckets { first, factor, count }, observed: Mutex::new(BTreeMap::new()) }
+        Self::with(described, Buckets::Exponential { first, factor, count })
+    }
+
+    /// With these buckets.
+    pub const fn with(described: Described, buckets: Buckets) -> Self {
+        Self { described, buckets, observed: Mutex::new(BTreeMap::new()) }
     }
 
     /// Counts one value.
@@ -182,5 +205,21 @@ mod tests {
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);
         assert_eq!(histograms.counts(), [(vec!["a".to_owned()], 4)]);
+    }
+
+    #[test]
+    fn buckets_by_list() {
+        let mut observed = Observed::new(Buckets::Listed(&[0.5, 3600.0]));
+        [0.1, 0.5, 1.0, 4000.0].into_iter().for_each(|value| observed.observe(value));
+        let mut text = String::new();
+        observed.write(&mut text, "starts", &[]);
+        let lines = [
+            "starts_bucket{le=\"0.5\"} 2",
+            "starts_bucket{le=\"3600\"} 3",
+            "starts_bucket{le=\"+Inf\"} 4",
+            "starts_sum 4001.6",
+            "starts_count 4",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
     }
 }

@@ -21,7 +21,7 @@ pub const BASE_DELAY: Duration = Duration::from_millis(5);
 pub const MAX_DELAY: Duration = Duration::from_secs(1000);
 
 /// Upper bounds of how long keys wait and are worked on, in seconds: 10 ns to 1,000 s (upstream's).
-const DURATIONS: Buckets = Buckets { first: 1e-8, factor: 10.0, count: 12 };
+const DURATIONS: Buckets = Buckets::Exponential { first: 1e-8, factor: 10.0, count: 12 };
 
 /// How long keys have waited and were worked on, in seconds.
 #[derive(Clone, Debug)]

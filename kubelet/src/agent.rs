@@ -10,11 +10,11 @@ use crate::{
     clock::Clock,
     config::{self, KubeletConfiguration},
     container::{network, security},
-    device::{Devices, Discovered},
-    dynamic_resources::{Claims, drivers::Registrar},
+    device::Devices,
     flags::Flags,
     image::Images,
     lookup::Lookup,
+    metrics::Metrics,
     node::{
         self, Itself, Node, NodeFacts, Places,
         admission::Admission,
@@ -24,8 +24,8 @@ use crate::{
         registration::Registration,
         status::StatusFacts,
         user_namespaces::{Ids, UserNamespaces},
+        vitals::Vitals,
     },
-    plugin,
     pod::workers::Workers,
     recorder::{About, Recorder},
     runtime::{Runtime, cri::Cri},
@@ -133,7 +133,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         None => None,
     };
     let client = connection.as_ref().map(|(client, _)| client.clone());
-    let runtime: Arc<dyn Runtime> = Arc::new(Cri::new(&settings.container_runtime_endpoint));
+    let metrics = Arc::<Metrics>::default();
+    let runtime: Arc<dyn Runtime> = Arc::new(Cri::new(&settings.container_runtime_endpoint, metrics.clone()));
     let statuses = StatusManager::new(client.clone());
     let caches = client.clone().map(SharedCaches::new);
     let thresholds = threshold::parse(&settings).map_err(anyhow::Error::msg)?;
@@ -155,7 +156,6 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         .and_then(|users| users.recorded(&root))
         .context("create user namespace manager")?;
     let devices = Devices::new(&root).context("the directory of device plugins")?;
-    let claims = Claims::new(&root, &name, client.clone()).context("the claims of dynamic resources")?;
     let node = Arc::new(Node {
         clock: Clock::Wall,
         facts: facts.clone(),
@@ -166,7 +166,6 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         images: Images::with_records(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS), &root),
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
         devices: Some(devices.clone()),
-        claims: Some(claims.clone()),
         itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
             cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
             api: Api::all(client),
@@ -184,14 +183,11 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             seccomp_default: settings.seccomp_default,
         },
         statuses: statuses.clone(),
-        vitals: Default::default(),
+        vitals: Vitals { metrics, ..Default::default() },
     });
     let workers = Workers::new(node.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(devices.clone().run(stop.clone()));
-    claims.drivers.wipe_all();
-    let kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices)), Arc::new(Registrar(claims.drivers.clone()))];
-    tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));
+    tasks.spawn(devices.run(stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];
     let awaited = settings.server_tls_bootstrap && settings.tls_cert_file.is_empty();
@@ -261,7 +257,6 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     }
 
     let (sources_ready, ready) = watch::channel(false);
-    let told_ready = ready.clone();
     tasks.spawn(workers.clone().follow_runtime(ready.clone(), stop.clone()));
     tasks.spawn(node::gc::containers::keep(workers.clone(), ready, stop.clone()));
     let images = node::gc::images::Keeper::new(
@@ -333,7 +328,6 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         drop(statics_ready.wait_for(|ready| *ready).await);
         sources_ready.send_replace(true);
     });
-    tasks.spawn(claims.keep(workers.clone(), told_ready, stop.clone()));
     tasks.spawn(register_and_keep(client, registration, status_facts, node, settings, mirrors, stop.clone()));
     finish(tasks, stop).await
 }

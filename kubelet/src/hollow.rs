@@ -79,7 +79,6 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             images: Images::new(usize::MAX >> 4),
             admission: Default::default(),
             devices: None,
-            claims: None,
             itself: None,
             cgroups: None,
             places: None,

@@ -24,7 +24,7 @@ const BETWEEN: Duration = Duration::from_millis(200);
 
 /// Stops and removes all sandboxes with what is in them.
 pub async fn reset(options: &Reset) -> anyhow::Result<()> {
-    let runtime = Cri::new(&options.container_runtime_endpoint);
+    let runtime = Cri::new(&options.container_runtime_endpoint, Default::default());
     empty(&runtime, PATIENCE).await
 }
 

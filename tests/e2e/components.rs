@@ -1,6 +1,6 @@
 //! Who may do what: the components' identities, and each step that a request passes.
 
-use skiff_testing::{Cluster, for_each_kubectl};
+use skiff_testing::{Cluster, Kubectl, for_each_kubectl};
 use std::process::Command;
 
 /// Proves CMP-01: only the apiserver has the store open, and every other component has an identity of its own.
@@ -69,4 +69,25 @@ fn each_step_refuses_in_its_own_words() {
 
         assert_eq!(k.ok(&["get", "pods,configmaps", "-o", "name"]), "configmap/kube-root-ca.crt\n", "nothing was stored");
     });
+}
+
+/// Proves CMP-06 for what the kubelet counts of its work: what it asked of the runtime, and the pods and containers that came of it.
+#[test]
+fn the_kubelet_counts_what_it_does() {
+    let k = Kubectl::ours(Cluster::shared(), "counted");
+    k.ok(&["run", "one", "--image=busybox:1.28", "--restart=Never", "--", "sleep", "1000"]);
+    k.until_ready("one");
+    let node = k.field("pod", "one", "{.spec.nodeName}");
+    let metrics = k.ok(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics")]);
+    let value = |name: &str| metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    for name in [
+        "kubelet_runtime_operations_total{operation_type=\"run_podsandbox\"}",
+        "kubelet_runtime_operations_duration_seconds_count{operation_type=\"start_container\"}",
+        "kubelet_runtime_operations_duration_seconds_sum{operation_type=\"create_container\"}",
+        "kubelet_pod_start_duration_seconds_count",
+        "kubelet_started_pods_total",
+        "kubelet_started_containers_total{container_type=\"container\"}",
+    ] {
+        assert!(value(name).is_some_and(|value| value > 0.0), "{name} in {metrics}");
+    }
 }

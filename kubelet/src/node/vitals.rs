@@ -1,8 +1,8 @@
 //! How the node is: what its parts tell each other while it runs, and what is counted for metrics.
 
 use super::{eviction::signal::Pressure, usage::collect::Meter};
-use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use crate::metrics::Metrics;
+use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 /// See the module.
@@ -16,24 +16,6 @@ pub struct Vitals {
     pub shutting_down: watch::Sender<bool>,
     /// Something ended, and may have left something behind.
     pub housekeeping: Notify,
-    /// What happened how often.
-    pub counters: Counters,
-}
-
-/// What happened how often.
-#[derive(Default)]
-pub struct Counters {
-    evictions: Mutex<BTreeMap<&'static str, u64>>,
-}
-
-impl Counters {
-    /// A pod was evicted for the sake of this signal.
-    pub fn evicted(&self, signal: &'static str) {
-        *self.evictions.lock().entry(signal).or_default() += 1;
-    }
-
-    /// Evictions by signal.
-    pub fn evictions(&self) -> BTreeMap<&'static str, u64> {
-        self.evictions.lock().clone()
-    }
+    /// What is counted of its work.
+    pub metrics: Arc<Metrics>,
 }

@@ -24,7 +24,7 @@ use crate::{
     runtime::{self, Features, RuntimeError},
     volume::setup::{self, Paths},
 };
-use k8s_cri::v1::{CdiDevice, Image, Mount, NamespaceMode, PodSandboxConfig, UserNamespace};
+use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig, UserNamespace};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Service, VolumeMount};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -65,6 +65,7 @@ pub async fn sandbox_for(node: &Node, pod: &Pod, attempt: u32) -> runtime::Resul
 /// Makes the pod's n-th sandbox, with its log directory, or says why not in an event. Answers with its id and its configuration.
 pub async fn create_sandbox(node: &Node, pod: &Pod, attempt: u32) -> runtime::Result<(String, PodSandboxConfig)> {
     let made = make_sandbox(node, pod, attempt).await;
+    node.vitals.metrics.sandbox(made.is_err());
     if let Err(error) = &made {
         node.events.warning(&About::pod(pod), "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
     }
@@ -123,6 +124,12 @@ pub async fn unsupported(node: &Node, pod: &Pod) -> Option<Refusal> {
 
 /// Starts one container. Whatever goes wrong comes back as the reason and message of its waiting state; the events are written here.
 pub async fn start_container(context: &PodContext<'_>, role: Role, container: &Container, observed: &Observed) -> Result<(), NotStarted> {
+    let started = try_start(context, role, container, observed).await;
+    context.node.vitals.metrics.container(role, started.as_ref().err().map(|error| error.reason));
+    started
+}
+
+async fn try_start(context: &PodContext<'_>, role: Role, container: &Container, observed: &Observed) -> Result<(), NotStarted> {
     let (node, pod) = (context.node, context.pod);
     let about = kill::about(pod, role, &container.name);
     let failed = |error: NotStarted| {
@@ -213,9 +220,6 @@ async fn prepare(
         Some(devices) => devices.start(pod, container).await?,
         None => Extras::default(),
     };
-    if let Some(claims) = &node.claims {
-        devices.cdi.extend(claims.devices(pod, container)?.into_iter().map(|name| CdiDevice { name }));
-    }
     // What the container sets itself wins over what its devices set.
     let own: HashSet<&String> = env.iter().map(|(name, _)| name).collect();
     let of_devices: Vec<_> = std::mem::take(&mut devices.env).into_iter().filter(|(name, _)| !own.contains(name)).collect();

@@ -142,6 +142,8 @@ pub struct Worker {
     rejected: bool,
     resize: Resize,
     volume_retry: Duration,
+    /// When it was first seen, until it runs.
+    seen: Option<Instant>,
     /// Cancelled once nothing of the pod runs any more.
     ended: CancellationToken,
 }
@@ -164,6 +166,7 @@ impl Worker {
             rejected: false,
             resize: Resize::of(pod),
             volume_retry: VOLUME_RETRY_MIN,
+            seen: pod.status.as_ref().is_none_or(|s| s.phase.as_deref() == Some("Pending")).then(Instant::now),
             ended,
         }
     }
@@ -427,12 +430,6 @@ impl Worker {
         if plan.create_sandbox.is_none() && plan.start.is_empty() && plan.kill.is_empty() {
             return done;
         }
-        if let (Some(claims), true) = (&node.claims, plan.create_sandbox.is_some())
-            && let Err(error) = claims.prepare(pod).await
-        {
-            node.events.warning(&About::pod(pod), "FailedPrepareDynamicResources", format!("Failed to prepare dynamic resources: {error}"));
-            return done.failed();
-        }
         let sandbox = match self.sandbox(pod, &plan).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
@@ -548,9 +545,6 @@ impl Worker {
             return Err(runtime::RuntimeError::Failed("containers still run".into()));
         }
         self.probes.stop();
-        if let Some(claims) = &self.node.claims {
-            claims.unprepare(&self.uid).await.map_err(runtime::RuntimeError::Failed)?;
-        }
         self.report(pod, true);
         Ok(())
     }
@@ -633,6 +627,11 @@ impl Worker {
         conditions.extend(resizes);
         if let Some(condition) = self.failure.as_ref().and_then(|f| f.condition.clone()) {
             with_condition(conditions, condition, now);
+        }
+        if self.status.phase.as_deref() == Some("Running")
+            && let Some(seen) = self.seen.take()
+        {
+            self.node.vitals.metrics.pod_runs(seen.elapsed());
         }
         self.node.statuses.report(pod, self.status.clone());
     }

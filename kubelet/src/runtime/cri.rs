@@ -3,12 +3,12 @@
 //! Every call has a deadline, so that a runtime that hangs stops one pod's worker for minutes at most; the exceptions are the calls that
 //! take as long as somebody else says (stopping with a grace period, pulling, a command with its own timeout).
 
-use super::{ExecOutput, Result, Runtime, RuntimeError, RuntimeEvent, containerd_events};
-use crate::node::cgroups::Driver;
+use super::{ExecOutput, Result, Runtime, RuntimeError, RuntimeEvent, containerd_events, timed::Timed};
+use crate::{metrics::Metrics, node::cgroups::Driver};
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::{self as api, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::UnixStream, sync::mpsc};
 use tonic::{
     Code, Request, Status,
@@ -25,8 +25,8 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// A connection to a CRI v1 socket. It connects on the first call and again whenever the socket went away.
 #[derive(Clone)]
 pub struct Cri {
-    runtime: RuntimeServiceClient<Channel>,
-    images: ImageServiceClient<Channel>,
+    runtime: RuntimeServiceClient<Timed>,
+    images: ImageServiceClient<Timed>,
     channel: Channel,
 }
 
@@ -71,17 +71,18 @@ fn gone_is_fine(result: std::result::Result<(), Status>) -> Result<()> {
 }
 
 impl Cri {
-    /// `endpoint` is upstream's: `unix:///run/containerd/containerd.sock`, or the bare path.
-    pub fn new(endpoint: &str) -> Self {
+    /// `endpoint` is upstream's: `unix:///run/containerd/containerd.sock`, or the bare path. What it is asked is counted in `metrics`.
+    pub fn new(endpoint: &str, metrics: Arc<Metrics>) -> Self {
         let path = PathBuf::from(endpoint.strip_prefix("unix://").unwrap_or(endpoint));
         // The URI is never resolved: the connector goes to the socket whatever it says.
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         }));
+        let timed = Timed { channel: channel.clone(), metrics };
         Cri {
-            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
-            images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            runtime: RuntimeServiceClient::new(timed.clone()).max_decoding_message_size(MAX_MESSAGE),
+            images: ImageServiceClient::new(timed).max_decoding_message_size(MAX_MESSAGE),
             channel,
         }
     }

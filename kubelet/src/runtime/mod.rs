@@ -7,6 +7,7 @@
 pub mod containerd_events;
 pub mod cri;
 pub mod simulated;
+pub mod timed;
 
 use crate::node::cgroups::Driver;
 use async_trait::async_trait;

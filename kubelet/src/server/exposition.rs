@@ -57,6 +57,11 @@ impl Exposition {
         self.family(name, kind, help, [(Vec::new(), value, None)]);
     }
 
+    /// Adds what `write` writes.
+    pub fn append(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.0);
+    }
+
     /// The text.
     pub fn text(self) -> String {
         self.0

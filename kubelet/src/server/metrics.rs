@@ -1,4 +1,4 @@
-//! `/metrics`: the kubelet itself, under upstream's names. Left out: histograms of durations, and what upstream's own libraries count.
+//! `/metrics`: the kubelet itself, under upstream's names: how it is now, and what it has counted ([`crate::metrics`]). Left out: what upstream's own libraries count.
 
 use super::{
     Shared,
@@ -49,9 +49,7 @@ pub async fn serve(State(shared): State<Shared>) -> Exposition {
         let samples = states.iter().map(|(state, count)| (vec![("container_state", *state)], *count, None));
         out.family("kubelet_running_containers", Kind::Gauge, "[ALPHA] Number of containers currently running", samples);
     }
-    let evictions = node.vitals.counters.evictions();
-    let samples = evictions.iter().map(|(signal, count)| (vec![("eviction_signal", *signal)], *count as f64, None));
-    out.family("kubelet_evictions", Kind::Counter, "[ALPHA] Cumulative number of pod evictions by eviction signal", samples);
+    out.append(|text| node.vitals.metrics.write(text));
     process(&mut out, &fs::read_to_string("/proc/self/stat").unwrap_or_default());
     out
 }

@@ -139,7 +139,7 @@ impl Keeper {
                 ..Default::default()
             };
             if self.evict(pod, message, grace, Some(condition)).await {
-                node.vitals.counters.evicted(first.signal.name);
+                node.vitals.metrics.evicted(first.signal.name);
                 return Ok(true);
             }
         }
@@ -158,7 +158,7 @@ impl Keeper {
         for pod in pods {
             let Some(message) = usage.pod(identity::uid(pod)).and_then(|stats| limits::exceeded(pod, stats, apart)) else { continue };
             if self.evict(pod, message, Some(AT_ONCE), None).await {
-                self.node().vitals.counters.evicted("ephemeral-storage.limit");
+                self.node().vitals.metrics.evicted("ephemeral-storage.limit");
                 any = true;
             }
         }
