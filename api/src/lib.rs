@@ -35,6 +35,10 @@ pub mod structural;
 pub mod validation;
 pub mod version_order;
 pub mod yaml;
+pub mod zpages;
+
+/// The version of Kubernetes that the components say they are.
+pub const VERSION: &str = "v1.36.0";
 
 pub use kind::{Kind, Object};
 pub use resource::{Resource, Scope};

@@ -16,6 +16,7 @@
 
 pub mod cache;
 pub mod clock;
+pub mod command_line;
 pub mod connection;
 pub mod election;
 pub mod events;

@@ -1,7 +1,6 @@
 //! `controller-manager`: reads flags and hands over to the library.
 
 use anyhow::Context;
-use clap::Parser;
 use client::connection::TokenConnection;
 use controller_manager::accounts::ServiceAccounts;
 use controller_manager::controller::{Settings, Signing};
@@ -15,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let (words, left_out) = without_tuning(std::env::args());
-    let flags = Flags::parse_from(words);
+    let flags: Flags = client::command_line::parse(words);
     let (node_networks, node_health, load_balancers) = (flags.node_networks()?, flags.node_health(), flags.load_balancers());
     let Flags {
         kubeconfig,

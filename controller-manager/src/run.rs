@@ -40,6 +40,10 @@ struct Health {
 }
 
 impl Observable for Health {
+    fn name(&self) -> &'static str {
+        "kube-controller-manager"
+    }
+
     fn problems(&self) -> Vec<String> {
         self.caches.unsynced().into_iter().map(|kind| format!("informer-sync failed: {kind}")).collect()
     }

@@ -7,10 +7,10 @@ use crate::metrics::Metrics;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use client::ObjectKey;
+use client::{ObjectKey, serving};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -80,9 +80,13 @@ impl Health {
         serve(address, router.with_state(self.clone()), stop.clone()).await
     }
 
-    /// Serves `/metrics`, `/healthz`, `/proxyMode` and `/configz`.
+    /// Serves `/metrics`, `/healthz`, `/proxyMode`, `/configz`, `/statusz` and `/flagz`.
     pub async fn serve_metrics(self: &Arc<Self>, address: SocketAddr, config: Value, stop: &CancellationToken) -> anyhow::Result<()> {
+        let component = Arc::new(serving::component("kube-proxy", PATHS));
+        let of = component.clone();
         let router = Router::new()
+            .route("/statusz", get(move |headers: HeaderMap| async move { serving::statusz(&of, &headers) }))
+            .route("/flagz", get(move |headers: HeaderMap| async move { serving::flagz(&component, &headers) }))
             .route(
                 "/metrics",
                 get(|State(health): State<Arc<Health>>| async move { text("text/plain; version=0.0.4", health.metrics.text()) }),
@@ -93,6 +97,9 @@ impl Health {
         serve(address, router.with_state(self.clone()), stop.clone()).await
     }
 }
+
+/// What the metrics' port serves.
+const PATHS: &[&str] = &["/configz", "/flagz", "/healthz", "/metrics", "/proxyMode", "/statusz"];
 
 fn text(content_type: &'static str, body: String) -> Response {
     ([(header::CONTENT_TYPE, content_type), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], body).into_response()

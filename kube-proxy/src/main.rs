@@ -83,7 +83,7 @@ async fn main() -> anyhow::Result<()> {
         nftables_table,
         cleanup,
         v,
-    } = Flags::parse();
+    } = client::command_line::parse(std::env::args_os());
     let level = if v >= 4 { "debug" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 /// The version the node reports: the API's.
-pub const VERSION: &str = "v1.36.0";
+pub const VERSION: &str = ::api::VERSION;
 
 /// Runs the process: logging, signals, and what the flags say.
 pub fn run_process(flags: Flags) -> anyhow::Result<()> {

@@ -1,7 +1,5 @@
 //! The kubelet's process; everything is in the library.
 
-use clap::Parser;
-
 fn main() -> anyhow::Result<()> {
-    kubelet::run_process(kubelet::flags::Flags::parse())
+    kubelet::run_process(client::command_line::parse(std::env::args_os()))
 }

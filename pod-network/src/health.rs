@@ -33,6 +33,10 @@ impl Shown {
 }
 
 impl Observable for Shown {
+    fn name(&self) -> &'static str {
+        "pod-network"
+    }
+
     fn problems(&self) -> Vec<String> {
         self.problems.lock().iter().map(|(part, problem)| format!("{part}: {problem}")).collect()
     }

@@ -10,6 +10,7 @@ use client::election::{self, Candidate as Replica, host_name};
 use client::serving::{self, Observable};
 use client::{EventRecorder, SharedCaches};
 use kube::Client;
+use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ pub struct Options {
 /// Schedules until `stop` is cancelled, or fails when this replica is no longer the leader.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let Options { client, configuration, address } = options;
-    let Configuration { profiles, backoff, leader_election: leading, kubeconfig: _ } = configuration;
+    let Configuration { profiles, backoff, leader_election: leading, kubeconfig: _, shown } = configuration;
     let profiles = Arc::new(Profiles::new(&profiles));
     let caches = SharedCaches::new(client.clone());
     let metrics = Arc::new(Metrics::default());
@@ -35,7 +36,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     let recorder = EventRecorder::series(client.clone(), crate::config::DEFAULT_NAME, &host_name()?);
     let scheduler = Arc::new(Scheduler::new(client.clone(), profiles, Informers::start(caches.clone()), queue, recorder, metrics));
     if let Some(address) = address {
-        let bound = serving::serve(address, Arc::new(Health(scheduler.clone())), stop.clone()).await?;
+        let bound = serving::serve(address, Arc::new(Health { scheduler: scheduler.clone(), shown }), stop.clone()).await?;
         tracing::info!(address = %bound, "serving health and metrics");
     }
     let leads = if leading.elect {
@@ -58,14 +59,25 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
     Ok(())
 }
 
-struct Health(Arc<Scheduler>);
+struct Health {
+    scheduler: Arc<Scheduler>,
+    shown: Value,
+}
 
 impl Observable for Health {
+    fn name(&self) -> &'static str {
+        "kube-scheduler"
+    }
+
+    fn configuration(&self) -> Option<(&'static str, Value)> {
+        Some(("kubescheduler.config.k8s.io", self.shown.clone()))
+    }
+
     fn problems(&self) -> Vec<String> {
-        self.0.informers.shared.unsynced().into_iter().map(|kind| format!("informer-sync failed: {kind}")).collect()
+        self.scheduler.informers.shared.unsynced().into_iter().map(|kind| format!("informer-sync failed: {kind}")).collect()
     }
 
     fn metrics(&self) -> String {
-        self.0.metrics.text(&self.0.gauges())
+        self.scheduler.metrics.text(&self.scheduler.gauges())
     }
 }

@@ -57,6 +57,8 @@ fn subresources(path: &str) -> &'static [&'static str] {
         "healthz" => &["healthz", "proxy"],
         "pods" | "runningpods" => &["pods", "proxy"],
         "configz" => &["configz", "proxy"],
+        "statusz" => &["statusz", "proxy"],
+        "flagz" => &["flagz", "proxy"],
         _ => &["proxy"],
     }
 }

@@ -14,15 +14,17 @@ pub mod streams;
 pub mod tls;
 
 use crate::{config::KubeletConfiguration, container::identity, pod::workers::Workers};
+use ::api::zpages;
 use anyhow::Context;
 use axum::{
     Router,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use client::serving;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
@@ -34,6 +36,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+/// What `/statusz` names besides itself.
+const PATHS: &[&str] = &["/configz", "/flagz", "/healthz", "/metrics", "/pods", "/stats/summary"];
 /// How long a handshake may take before the connection is dropped.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -62,6 +66,8 @@ pub struct Shared {
     pub authorizer: Arc<authorize::Authorizer>,
     /// The configuration, for `/configz`.
     pub configz: Arc<serde_json::Value>,
+    /// The process, for `/statusz` and `/flagz`.
+    pub component: Arc<zpages::Component>,
     /// Whether the machine's own logs are shown.
     pub system_logs: bool,
 }
@@ -77,6 +83,7 @@ pub async fn start(options: Options<'_>) -> anyhow::Result<(u16, Pin<Box<dyn Fut
         workers: options.workers,
         authorizer: Arc::new(authorize::Authorizer::new(options.client, settings)),
         configz: Arc::new(serde_json::json!({"kubeletconfig": settings.shown()})),
+        component: Arc::new(serving::component("kubelet", PATHS)),
         system_logs: settings.enable_system_log_handler,
     };
     let router = router(shared);
@@ -122,6 +129,8 @@ pub async fn start(options: Options<'_>) -> anyhow::Result<(u16, Pin<Box<dyn Fut
 fn router(shared: Shared) -> Router {
     let guarded = Router::new()
         .route("/configz", get(|State(shared): State<Shared>| async move { axum::Json(shared.configz.as_ref().clone()) }))
+        .route("/statusz", get(statusz))
+        .route("/flagz", get(flagz))
         .route("/pods", get(pods))
         .route("/runningpods/", get(running_pods))
         .route("/checkpoint/{namespace}/{pod}/{container}", post(checkpoint))
@@ -139,6 +148,14 @@ fn router(shared: Shared) -> Router {
         .layer(middleware::from_fn_with_state(shared.clone(), authorize::guard));
     let open = Router::new().route("/healthz", get(healthz)).route("/healthz/ping", get(healthz));
     open.merge(guarded).with_state(shared)
+}
+
+async fn statusz(State(shared): State<Shared>, headers: HeaderMap) -> http::Response<String> {
+    serving::statusz(&shared.component, &headers)
+}
+
+async fn flagz(State(shared): State<Shared>, headers: HeaderMap) -> http::Response<String> {
+    serving::flagz(&shared.component, &headers)
 }
 
 async fn healthz() -> impl IntoResponse {

@@ -69,6 +69,8 @@ pub struct Configuration {
     pub leader_election: LeaderElection,
     /// The kubeconfig, if the file names one.
     pub kubeconfig: Option<String>,
+    /// The file with the defaults in it, as `/configz` shows it.
+    pub shown: serde_json::Value,
 }
 
 impl Configuration {
@@ -143,6 +145,7 @@ fn interpret(file: &File) -> anyhow::Result<Configuration> {
             retry_period: election.retry_period.0,
         },
         kubeconfig: Some(file.client_connection.kubeconfig.clone()).filter(|path| !path.is_empty()),
+        shown: serde_json::to_value(file)?,
     })
 }
 
