@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     config::{self, KubeletConfiguration},
     container::{network, security},
-    device::Devices,
+    device::{Devices, Discovered},
     flags::Flags,
     image::Images,
     lookup::Lookup,
@@ -26,6 +26,7 @@ use crate::{
         user_namespaces::{Ids, UserNamespaces},
         vitals::Vitals,
     },
+    plugin,
     pod::workers::Workers,
     recorder::{About, Recorder},
     runtime::{Runtime, cri::Cri},
@@ -187,7 +188,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     });
     let workers = Workers::new(node.clone());
     let mut tasks = JoinSet::new();
-    tasks.spawn(devices.run(stop.clone()));
+    tasks.spawn(devices.clone().run(stop.clone()));
+    let kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices))];
+    tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];
     let awaited = settings.server_tls_bootstrap && settings.tls_cert_file.is_empty();

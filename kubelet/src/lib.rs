@@ -6,6 +6,8 @@
 //! | [`container`] | what containers and sandboxes are made with: pure functions of the spec |
 //! | [`pod`] | one task per pod: observe, plan, act, report |
 //! | [`probe`], [`volume`], [`image`] | what pods have besides containers |
+//! | [`device`] | devices, as device plugins give them out |
+//! | [`plugin`] | plugins that register by a socket in the directory of all plugins |
 //! | [`source`] | where pods come from: the API, and manifests on the node |
 //! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
 //! | [`node`] | the node itself: what it is and has, status, lease, evictions, garbage, shutdown |
@@ -29,6 +31,7 @@ pub mod image;
 pub mod lookup;
 pub mod metrics;
 pub mod node;
+pub mod plugin;
 pub mod pod;
 pub mod probe;
 pub mod recorder;

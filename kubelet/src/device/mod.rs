@@ -1,11 +1,11 @@
 //! Device plugins: programs that know of devices of the node, which containers ask for as extended resources (`limits: {example.com/d: 1}`) (upstream:
 //! `pkg/kubelet/cm/devicemanager`).
 //!
-//! A plugin says that it is there at a socket of the kubelet's ([`registration`]), is then asked for its devices for as long as it runs ([`plugin`]), and for what
+//! A plugin says that it is there at a socket of the kubelet's ([`registration`]) or is found in the directory of all plugins
+//! ([`crate::plugin`], see [`Discovered`]), is then asked for its devices for as long as it runs ([`plugin`]), and for what
 //! a container needs to use those that it is given. Who has which is in the [`ledger`], which is written down. The node's status counts them.
 //!
-//! Left out: topology hints, the pod-resources socket for monitoring, the health of devices in pods' statuses, and plugins that are found by the directory of
-//! all plugins.
+//! Left out: topology hints, the pod-resources socket for monitoring, and the health of devices in pods' statuses.
 
 pub mod ledger;
 pub mod plugin;
@@ -16,7 +16,9 @@ pub mod registration;
 use crate::{
     container::{identity, resources::Amounts},
     node::admission::Refusal,
+    plugin::{self as plugins, Kind},
 };
+use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -221,6 +223,33 @@ impl Devices {
     }
 }
 
+/// Device plugins that are found in the directory of all plugins.
+pub struct Discovered(pub Arc<Devices>);
+
+impl Kind for Discovered {
+    fn name(&self) -> &'static str {
+        "DevicePlugin"
+    }
+
+    fn register<'a>(&'a self, plugin: &'a plugins::Plugin) -> BoxFuture<'a, Result<(), String>> {
+        let endpoint = plugin.endpoint.to_string_lossy().into_owned();
+        let request = RegisterRequest { version: protocol::VERSION.into(), endpoint, resource_name: plugin.name.clone(), options: None };
+        let verdict = if plugin.versions.iter().any(|version| version == protocol::VERSION) {
+            registration::verify_name(&plugin.name).map_err(|status| status.message().to_owned())
+        } else {
+            Err(format!("manager version, {}, is not among plugin supported versions {:?}", protocol::VERSION, plugin.versions))
+        };
+        Box::pin(std::future::ready(verdict.map(|()| self.0.clone().registered(request))))
+    }
+
+    fn gone(&self, plugin: &plugins::Plugin) {
+        if self.0.endpoints.lock().remove(&plugin.name).is_some() {
+            self.0.ledger.lock().lose(&plugin.name, Timestamp::now());
+            self.0.changes.send_replace(());
+        }
+    }
+}
+
 impl Extras {
     fn add(&mut self, response: &protocol::ContainerAllocateResponse) {
         let mut env: Vec<_> = response.envs.clone().into_iter().collect();
@@ -245,67 +274,56 @@ impl Extras {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::{serving, socket};
     use futures::StreamExt;
-    use hyper_util::{
-        rt::{TokioExecutor, TokioIo},
-        server::conn::auto::Builder,
-    };
     use protocol::{
         AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device, Empty, ListAndWatchResponse, PreStartContainerRequest,
     };
     use serde_json::json;
-    use tokio::net::{UnixListener, UnixStream};
+    use std::time::Duration;
+    use tokio::net::UnixListener;
     use tonic::{Response, Status, server::Grpc};
     use tonic_prost::ProstCodec;
 
     /// A plugin with two devices at `socket`, which notes what starts.
-    fn plugin(socket: &Path, started: Arc<Mutex<Vec<String>>>) -> AbortHandle {
+    fn plugin(socket: &Path, started: Arc<Mutex<Vec<String>>>) -> CancellationToken {
         let listener = UnixListener::bind(socket).expect("a socket");
-        let answer = move |request: hyper::Request<hyper::body::Incoming>| {
+        let answer = move |call: serving::Call| {
             let started = started.clone();
             async move {
-                let answer = match request.uri().path() {
+                match call.uri().path() {
                     "/v1beta1.DevicePlugin/ListAndWatch" => {
                         let device = |id: &str| Device { id: id.into(), health: protocol::HEALTHY.into() };
                         let all = ListAndWatchResponse { devices: vec![device("a"), device("b")] };
-                        let call = tower::service_fn(move |_: tonic::Request<Empty>| {
+                        let told = tower::service_fn(move |_: tonic::Request<Empty>| {
                             let told = futures::stream::iter([Ok(all.clone())]).chain(futures::stream::pending());
                             std::future::ready(Ok(Response::new(told)))
                         });
                         // Streaming is a trait of its own, which functions do not have.
-                        Grpc::new(ProstCodec::<ListAndWatchResponse, Empty>::default()).server_streaming(Streams(call), request).await
+                        Grpc::new(ProstCodec::<ListAndWatchResponse, Empty>::default()).server_streaming(Streams(told), call).await
                     }
                     "/v1beta1.DevicePlugin/Allocate" => {
-                        let call = tower::service_fn(|request: tonic::Request<AllocateRequest>| {
-                            let ids = request.get_ref().container_requests[0].devices_ids.join(",");
+                        let given = |request: AllocateRequest| {
+                            let ids = request.container_requests[0].devices_ids.join(",");
                             let one = ContainerAllocateResponse { envs: [("DEVICES".to_owned(), ids)].into(), ..Default::default() };
-                            std::future::ready(Ok(Response::new(AllocateResponse { container_responses: vec![one] })))
-                        });
-                        Grpc::new(ProstCodec::<AllocateResponse, AllocateRequest>::default()).unary(call, request).await
+                            std::future::ready(Ok(AllocateResponse { container_responses: vec![one] }))
+                        };
+                        serving::unary(call, given).await
                     }
                     "/v1beta1.DevicePlugin/PreStartContainer" => {
-                        let call = tower::service_fn(move |request: tonic::Request<PreStartContainerRequest>| {
-                            started.lock().extend(request.into_inner().devices_ids);
-                            std::future::ready(Ok(Response::new(Empty {})))
-                        });
-                        Grpc::new(ProstCodec::<Empty, PreStartContainerRequest>::default()).unary(call, request).await
+                        let noted = move |request: PreStartContainerRequest| {
+                            started.lock().extend(request.devices_ids);
+                            std::future::ready(Ok(Empty {}))
+                        };
+                        serving::unary(call, noted).await
                     }
-                    other => Status::unimplemented(other.to_owned()).into_http(),
-                };
-                Ok::<_, std::convert::Infallible>(answer)
+                    _ => serving::unimplemented(&call),
+                }
             }
         };
-        tokio::spawn(async move {
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let service = hyper::service::service_fn(answer.clone());
-                connections.spawn(async move {
-                    // The kubelet closes when it wants no more.
-                    drop(Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
-                });
-            }
-        })
-        .abort_handle()
+        let stop = CancellationToken::new();
+        tokio::spawn(serving::serve(listener, stop.clone(), answer));
+        stop
     }
 
     struct Streams<S>(S);
@@ -325,29 +343,21 @@ mod tests {
     }
 
     async fn register(dir: &Path, endpoint: &str) {
-        let socket = dir.join(registration::SOCKET);
         let channel = loop {
-            let path = socket.clone();
-            let dial = tower::service_fn(move |_: tonic::transport::Uri| {
-                let path = path.clone();
-                async move { UnixStream::connect(path).await.map(TokioIo::new) }
-            });
-            match tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector(dial).await {
+            match socket::connect(&dir.join(registration::SOCKET)).await {
                 Ok(channel) => break channel,
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        let mut client = tonic::client::Grpc::new(channel);
-        client.ready().await.expect("it serves");
         let request = RegisterRequest {
             version: protocol::VERSION.into(),
             endpoint: endpoint.into(),
             resource_name: "example.com/d".into(),
             options: Some(protocol::Options { pre_start_required: true, get_preferred_allocation_available: false }),
         };
-        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/v1beta1.Registration/Register");
-        let codec = ProstCodec::<RegisterRequest, Empty>::default();
-        client.unary(tonic::Request::new(request), path, codec).await.expect("it registers");
+        let path = "/v1beta1.Registration/Register";
+        let registered = socket::call::<_, Empty>(&channel, path, request, Duration::from_secs(10)).await;
+        registered.expect("it registers");
     }
 
     fn pod(uid: &str, devices: u32) -> Pod {
@@ -384,7 +394,7 @@ mod tests {
         let why = "Allocate failed due to requested number of devices unavailable for example.com/d. Requested: 1, Available: 0, which is unexpected";
         assert_eq!((refused.reason.as_str(), refused.message.as_str()), ("UnexpectedAdmissionError", why));
 
-        running.abort();
+        running.cancel();
         changes.changed().await.expect("its end is told");
         assert_eq!(counted(&devices), (Some("2".into()), Some("0".into())));
 

@@ -4,23 +4,11 @@ use super::protocol::{
     AllocateRequest, AllocateResponse, ContainerAllocateRequest, ContainerAllocateResponse, ContainerPreferredAllocationRequest, Empty,
     ListAndWatchResponse, Options, PreStartContainerRequest, PreferredAllocationRequest, PreferredAllocationResponse,
 };
-use hyper_util::rt::TokioIo;
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    time::Duration,
-};
-use tokio::net::UnixStream;
-use tonic::{
-    Request, Status, Streaming,
-    client::Grpc,
-    codegen::http::uri::PathAndQuery,
-    transport::{Channel, Endpoint, Uri},
-};
+use crate::plugin::socket;
+use std::{collections::BTreeSet, path::Path, time::Duration};
+use tonic::{Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 
-/// How long a plugin may take to be connected to (upstream: 10 s).
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long a call may take. Upstream has a limit for `PreStartContainer` alone, of 30 s; a plugin that hangs should hold up no pod for good.
 const CALL: Duration = Duration::from_secs(30);
 
@@ -34,18 +22,8 @@ pub struct Plugin {
 
 impl Plugin {
     /// Connects to a plugin's socket. Who did not say with the registration what it wants to be asked is asked.
-    pub async fn connect(socket: &Path, options: Option<Options>) -> Result<Self, Status> {
-        let path: PathBuf = socket.to_owned();
-        let dial = move |_: Uri| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        };
-        // The address is not used, but there has to be one.
-        let endpoint = Endpoint::from_static("http://localhost").connect_timeout(CONNECT);
-        let channel = endpoint
-            .connect_with_connector(tower::service_fn(dial))
-            .await
-            .map_err(|e| Status::unavailable(format!("{}: {e}", socket.display())))?;
+    pub async fn connect(socket_path: &Path, options: Option<Options>) -> Result<Self, Status> {
+        let channel = socket::connect(socket_path).await?;
         let mut plugin = Plugin { channel, options: options.clone().unwrap_or_default() };
         if options.is_none() {
             plugin.options = plugin.call("/v1beta1.DevicePlugin/GetDevicePluginOptions", Empty {}).await?;
@@ -58,11 +36,7 @@ impl Plugin {
         path: &'static str,
         message: Q,
     ) -> Result<A, Status> {
-        let mut client = Grpc::new(self.channel.clone());
-        client.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let mut request = Request::new(message);
-        request.set_timeout(CALL);
-        Ok(client.unary(request, PathAndQuery::from_static(path), ProstCodec::<Q, A>::default()).await?.into_inner())
+        socket::call(&self.channel, path, message, CALL).await
     }
 
     /// All of its devices, again whenever they change.
