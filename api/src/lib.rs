@@ -7,6 +7,7 @@
 pub mod cel;
 pub mod custom;
 pub mod decode;
+pub mod device_claims;
 pub mod diff;
 pub mod duration;
 pub mod field;

@@ -11,6 +11,7 @@ use crate::{
     config::{self, KubeletConfiguration},
     container::{network, security},
     device::{Devices, Discovered},
+    dynamic_resources::{Claims, drivers::Registrar},
     flags::Flags,
     image::Images,
     lookup::Lookup,
@@ -157,6 +158,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         .and_then(|users| users.recorded(&root))
         .context("create user namespace manager")?;
     let devices = Devices::new(&root).context("the directory of device plugins")?;
+    let claims = Claims::new(&root, &name, client.clone()).context("the claims of dynamic resources")?;
     let node = Arc::new(Node {
         clock: Clock::Wall,
         facts: facts.clone(),
@@ -167,6 +169,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         images: Images::with_records(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS), &root),
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
         devices: Some(devices.clone()),
+        claims: Some(claims.clone()),
         itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
             cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
             api: Api::all(client),
@@ -189,7 +192,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let workers = Workers::new(node.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(devices.clone().run(stop.clone()));
-    let kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices))];
+    claims.drivers.wipe_all();
+    let kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices)), Arc::new(Registrar(claims.drivers.clone()))];
     tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];
@@ -260,6 +264,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     }
 
     let (sources_ready, ready) = watch::channel(false);
+    let told_ready = ready.clone();
     tasks.spawn(workers.clone().follow_runtime(ready.clone(), stop.clone()));
     tasks.spawn(node::gc::containers::keep(workers.clone(), ready, stop.clone()));
     let images = node::gc::images::Keeper::new(
@@ -331,6 +336,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         drop(statics_ready.wait_for(|ready| *ready).await);
         sources_ready.send_replace(true);
     });
+    tasks.spawn(claims.keep(workers.clone(), told_ready, stop.clone()));
     tasks.spawn(register_and_keep(client, registration, status_facts, node, settings, mirrors, stop.clone()));
     finish(tasks, stop).await
 }

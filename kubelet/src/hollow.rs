@@ -79,6 +79,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             images: Images::new(usize::MAX >> 4),
             admission: Default::default(),
             devices: None,
+            claims: None,
             itself: None,
             cgroups: None,
             places: None,

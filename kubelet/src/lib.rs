@@ -6,7 +6,7 @@
 //! | [`container`] | what containers and sandboxes are made with: pure functions of the spec |
 //! | [`pod`] | one task per pod: observe, plan, act, report |
 //! | [`probe`], [`volume`], [`image`] | what pods have besides containers |
-//! | [`device`] | devices, as device plugins give them out |
+//! | [`device`], [`dynamic_resources`] | devices, as device plugins and drivers of dynamic resources give them out |
 //! | [`plugin`] | plugins that register by a socket in the directory of all plugins |
 //! | [`source`] | where pods come from: the API, and manifests on the node |
 //! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
@@ -17,7 +17,7 @@
 //! | [`hollow`] | many simulated nodes in one process |
 //! | [`reset`] | the end of a node: no pod stays |
 //!
-//! Deliberately absent: devices, CSI, images as volumes, checkpoints. Nothing here polls the API: watches and timers
+//! Deliberately absent: CSI, images as volumes, checkpoints. Nothing here polls the API: watches and timers
 //! wake the work.
 
 pub mod agent;
@@ -25,6 +25,7 @@ pub mod certificate;
 pub mod config;
 pub mod container;
 pub mod device;
+pub mod dynamic_resources;
 pub mod flags;
 pub mod hollow;
 pub mod image;

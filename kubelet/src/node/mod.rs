@@ -23,6 +23,7 @@ use crate::{
         security,
     },
     device::Devices,
+    dynamic_resources::Claims,
     image::Images,
     lookup::Lookup,
     pod::worker::StatusSink,
@@ -134,6 +135,8 @@ pub struct Node {
     pub admission: admission::Admission,
     /// Devices that plugins give out; absent on simulated nodes.
     pub devices: Option<Arc<Devices>>,
+    /// Claims of dynamic resources; absent on simulated nodes.
+    pub claims: Option<Arc<Claims>>,
     /// The node as the API has it; absent without an API server and on simulated nodes.
     pub itself: Option<Itself>,
     /// Cgroups of pods; absent on simulated nodes.

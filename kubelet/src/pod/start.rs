@@ -24,7 +24,7 @@ use crate::{
     runtime::{self, Features, RuntimeError},
     volume::setup::{self, Paths},
 };
-use k8s_cri::v1::{Image, Mount, NamespaceMode, PodSandboxConfig, UserNamespace};
+use k8s_cri::v1::{CdiDevice, Image, Mount, NamespaceMode, PodSandboxConfig, UserNamespace};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Service, VolumeMount};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -220,6 +220,9 @@ async fn prepare(
         Some(devices) => devices.start(pod, container).await?,
         None => Extras::default(),
     };
+    if let Some(claims) = &node.claims {
+        devices.cdi.extend(claims.devices(pod, container)?.into_iter().map(|name| CdiDevice { name }));
+    }
     // What the container sets itself wins over what its devices set.
     let own: HashSet<&String> = env.iter().map(|(name, _)| name).collect();
     let of_devices: Vec<_> = std::mem::take(&mut devices.env).into_iter().filter(|(name, _)| !own.contains(name)).collect();

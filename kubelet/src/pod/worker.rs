@@ -430,6 +430,12 @@ impl Worker {
         if plan.create_sandbox.is_none() && plan.start.is_empty() && plan.kill.is_empty() {
             return done;
         }
+        if let (Some(claims), true) = (&node.claims, plan.create_sandbox.is_some())
+            && let Err(error) = claims.prepare(pod).await
+        {
+            node.events.warning(&About::pod(pod), "FailedPrepareDynamicResources", format!("Failed to prepare dynamic resources: {error}"));
+            return done.failed();
+        }
         let sandbox = match self.sandbox(pod, &plan).await {
             Ok(sandbox) => sandbox,
             Err(error) => {
@@ -545,6 +551,9 @@ impl Worker {
             return Err(runtime::RuntimeError::Failed("containers still run".into()));
         }
         self.probes.stop();
+        if let Some(claims) = &self.node.claims {
+            claims.unprepare(&self.uid).await.map_err(runtime::RuntimeError::Failed)?;
+        }
         self.report(pod, true);
         Ok(())
     }

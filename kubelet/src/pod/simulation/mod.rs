@@ -91,6 +91,7 @@ impl World {
             images: Images::new(1),
             admission: Default::default(),
             devices: None,
+            claims: None,
             itself: None,
             cgroups: None,
             places: None,
