@@ -410,7 +410,7 @@ const CONTROLLERS: &[(&str, &[Rule])] = &[
             on(READ, "core", "pods"),
             on("update", "core", "pods/finalizers"),
             on("get list watch create delete", "resource.k8s.io", "resourceclaims"),
-            on("update patch", "resource.k8s.io", "resourceclaims resourceclaims/status"),
+            on("update patch", "resource.k8s.io", "resourceclaims resourceclaims/binding resourceclaims/status"),
             on("update patch", "core", "pods/status"),
             EVENTS,
         ],

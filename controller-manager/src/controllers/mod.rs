@@ -21,6 +21,7 @@ pub mod node_lifecycle;
 pub mod node_ttl;
 pub mod pod_garbage_collector;
 pub mod replicas;
+pub mod resource_claim;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
@@ -139,6 +140,12 @@ pub const TABLE: &[Row] = &[
         component: "certificate-controller",
         account: Some("certificate-controller"),
         make: |context| Some(Arc::new(certificates::cleaning::Cleaner::new(context))),
+    },
+    Row {
+        name: "resourceclaim-controller",
+        component: "resource_claim",
+        account: Some("resource-claim-controller"),
+        make: |context| Some(Arc::new(resource_claim::ResourceClaimController::new(context))),
     },
     Row {
         name: "resourcequota-controller",

@@ -64,7 +64,6 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("persistentvolume-expander-controller", "every volume that can grow does so by its own driver"),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "the kind is not served: its feature is off by default upstream"),
     ("storageversion-garbage-collector-controller", "the kind is not served: its feature is off by default upstream"),
-    ("resourceclaim-controller", "devices are not allocated"),
     ("validatingadmissionpolicy-status-controller", "expressions are not checked for their types"),
     ("service-cidr-controller", "the apiserver has one range, from its flag"),
     ("storage-version-migrator-controller", "the kind is not served: its feature is off by default upstream"),
