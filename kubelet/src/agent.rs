@@ -13,7 +13,7 @@ use crate::{
     device::{Devices, Discovered},
     dynamic_resources::{Claims, drivers::Registrar},
     flags::Flags,
-    image::Images,
+    image::{Images, access::Verification},
     lookup::Lookup,
     metrics::Metrics,
     node::{
@@ -157,6 +157,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let users = UserNamespaces::new(users, per_pod, settings.max_pods)
         .and_then(|users| users.recorded(&root))
         .context("create user namespace manager")?;
+    let allowed = &settings.preloaded_images_verification_allowlist;
+    let verification = Verification::of(&settings.image_pull_credentials_verification_policy, allowed).unwrap_or_default();
     let devices = Devices::new(&root).context("the directory of device plugins")?;
     let claims = Claims::new(&root, &name, client.clone()).context("the claims of dynamic resources")?;
     let node = Arc::new(Node {
@@ -166,7 +168,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         events: Recorder(client.clone().map(|c| EventRecorder::core(c, "kubelet", &name))),
         lookup: Lookup::new(client.clone()),
         services: caches.as_ref().map(|c| c.of::<Service>()),
-        images: Images::with_records(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS), &root),
+        images: Images::with_records(settings.parallel_pulls().unwrap_or(UNLIMITED_PULLS), &root, verification),
+        longest_backoff: settings.crash_loop_back_off.longest(),
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
         devices: Some(devices.clone()),
         claims: Some(claims.clone()),

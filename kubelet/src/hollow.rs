@@ -77,6 +77,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             lookup: Lookup::new(None),
             services: None,
             images: Images::new(usize::MAX >> 4),
+            longest_backoff: crate::pod::backoff::MAX,
             admission: Default::default(),
             devices: None,
             claims: None,

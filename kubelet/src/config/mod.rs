@@ -7,7 +7,7 @@
 pub mod duration;
 pub mod validation;
 
-use crate::node::user_namespaces;
+use crate::{node::user_namespaces, pod::backoff};
 use anyhow::{Context, bail};
 pub use duration::GoDuration;
 use k8s_openapi::api::core::v1::Taint;
@@ -151,7 +151,7 @@ configuration! {
     shutdown_grace_period: GoDuration = GoDuration::default();
     shutdown_grace_period_critical_pods: GoDuration = GoDuration::default();
     shutdown_grace_period_by_pod_priority: Vec<ShutdownGracePeriod> = Vec::new();
-    crash_loop_back_off: Map<String, Value> = Map::new();
+    crash_loop_back_off: CrashLoopBackOff = CrashLoopBackOff::default();
     reserved_memory: Vec<Value> = Vec::new();
     enable_profiling_handler: bool = true;
     enable_debug_flags_handler: bool = true;
@@ -251,6 +251,22 @@ pub struct MemorySwap {
     pub swap_behavior: String,
 }
 
+/// How restarts of containers that fail again and again are put off.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct CrashLoopBackOff {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_container_restart_period: Option<GoDuration>,
+}
+
+impl CrashLoopBackOff {
+    /// The longest wait.
+    pub fn longest(&self) -> jiff::SignedDuration {
+        self.max_container_restart_period.map_or(backoff::MAX, |period| period.0)
+    }
+}
+
 /// How many user and group ids a pod with users of its own has.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
@@ -282,14 +298,12 @@ const WITHOUT_EFFECT: &[&str] = &[
     "cpuManagerPolicy",
     "enableContentionProfiling",
     "enableSystemLogQuery",
-    "imagePullCredentialsVerificationPolicy",
     "imageServiceEndpoint",
     "kernelMemcgNotification",
     "kubeletCgroups",
     "memoryManagerPolicy",
     "memoryReservationPolicy",
     "memorySwap",
-    "preloadedImagesVerificationAllowlist",
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",

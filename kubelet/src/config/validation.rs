@@ -3,7 +3,10 @@
 //! Left out: checks that need the list of feature gates and the stage each is in.
 
 use super::{GoDuration, KubeletConfiguration};
-use crate::node::user_namespaces::UNIT;
+use crate::{
+    image::access::{Verification, repository},
+    node::user_namespaces::UNIT,
+};
 
 /// A list of words as Go's `%q` prints it.
 fn quoted(words: &[&str]) -> String {
@@ -117,6 +120,14 @@ pub fn validate(c: &KubeletConfiguration) -> Vec<String> {
         c.container_log_monitor_interval >= GoDuration::seconds(3),
         "containerLogMonitorInterval must be a positive time duration greater than or equal to 3s".into(),
     );
+    if let Some(period) = c.crash_loop_back_off.max_container_restart_period {
+        let seconds = period.0.as_secs_f64();
+        check(
+            (1.0..=300.0).contains(&seconds),
+            format!("CrashLoopBackOff.MaxContainerRestartPeriod (got: {seconds} seconds) must be set between 1s and 300s"),
+        );
+    }
+    verification(c, &mut check);
     if let Some(ids) = c.user_namespaces.ids_per_pod {
         let fits = u32::try_from(ids).is_ok_and(|ids| ids > 0 && ids.is_multiple_of(UNIT));
         check(fits, format!("userNamespaces.idsPerPod {ids} must be a multiple of {UNIT} and at most {}", u32::MAX));
@@ -138,6 +149,23 @@ pub fn validate(c: &KubeletConfiguration) -> Vec<String> {
         }
     }
     wrong
+}
+
+fn verification(c: &KubeletConfiguration, check: &mut impl FnMut(bool, String)) {
+    let (policy, allowed) = (c.image_pull_credentials_verification_policy.as_str(), &c.preloaded_images_verification_allowlist);
+    let known = Verification::of(policy, allowed).is_some();
+    let valid = "\"NeverVerify\", \"NeverVerifyPreloadedImages\", \"NeverVerifyAllowlistedImages\" or \"AlwaysVerify\"";
+    check(known, format!("option {policy:?} specified for imagePullCredentialsVerificationPolicy. Valid options are {valid}"));
+    check(
+        allowed.is_empty() || policy == "NeverVerifyAllowlistedImages",
+        "can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\""
+            .into(),
+    );
+    for pattern in allowed {
+        let name = pattern.strip_suffix("/*").unwrap_or(pattern);
+        let good = !name.is_empty() && name == name.trim() && !name.contains(['*', '@']) && repository(name) == name;
+        check(good, format!("invalid image pattern in `preloadedImagesVerificationAllowlist`: {pattern:?}"));
+    }
 }
 
 fn shutdown(c: &KubeletConfiguration, check: &mut impl FnMut(bool, String)) {
@@ -231,6 +259,22 @@ mod tests {
             (
                 json!({"userNamespaces": {"idsPerPod": 1000}}),
                 "userNamespaces.idsPerPod 1000 must be a multiple of 65536 and at most 4294967295",
+            ),
+            (
+                json!({"crashLoopBackOff": {"maxContainerRestartPeriod": "500ms"}}),
+                "CrashLoopBackOff.MaxContainerRestartPeriod (got: 0.5 seconds) must be set between 1s and 300s",
+            ),
+            (
+                json!({"imagePullCredentialsVerificationPolicy": "Sometimes"}),
+                "option \"Sometimes\" specified for imagePullCredentialsVerificationPolicy. Valid options are \"NeverVerify\", \"NeverVerifyPreloadedImages\", \"NeverVerifyAllowlistedImages\" or \"AlwaysVerify\"",
+            ),
+            (
+                json!({"preloadedImagesVerificationAllowlist": ["a"]}),
+                "can't set `preloadedImagesVerificationAllowlist` if `imagePullCredentialsVertificationPolicy` is not \"NeverVerifyAllowlistedImages\"",
+            ),
+            (
+                json!({"imagePullCredentialsVerificationPolicy": "NeverVerifyAllowlistedImages", "preloadedImagesVerificationAllowlist": ["a/*/b"]}),
+                "invalid image pattern in `preloadedImagesVerificationAllowlist`: \"a/*/b\"",
             ),
             (json!({"containerLogMaxFiles": 1}), "containerLogMaxFiles must be greater than 1"),
         ] {

@@ -1,8 +1,7 @@
-//! Who may use an image that was pulled with credentials: pods that have them, too (upstream: `pkg/kubelet/images/pullmanager`, KEP-2535, with its default
-//! policy `NeverVerifyPreloadedImages`).
+//! Who may use an image that was pulled with credentials: pods that have them, too (upstream: `pkg/kubelet/images/pullmanager`, KEP-2535).
 //!
 //! What every image was pulled with is kept in `ROOT/image_manager/pulled`, one file an image, in upstream's format; of credentials only a hash. An image
-//! without a file was there before the kubelet and is everybody's. Left out: credentials of service accounts and of the node.
+//! without a file was there before the kubelet; whose it is the policy says. Left out: credentials of service accounts and of the node.
 
 use k8s_openapi::api::core::v1::Secret;
 use serde::{Deserialize, Serialize};
@@ -11,6 +10,47 @@ use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
 /// How many secrets are remembered for an image (upstream: 100).
 const MAX_SECRETS: usize = 100;
+
+/// `imagePullCredentialsVerificationPolicy`: for which images pods have to have credentials.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Verification {
+    /// For none.
+    Never,
+    /// For those that this node's kubelets pulled.
+    #[default]
+    Pulled,
+    /// For those, and for what was there before unless it is listed.
+    Unlisted(Vec<String>),
+    /// For all.
+    Always,
+}
+
+impl Verification {
+    /// By upstream's names.
+    pub fn of(policy: &str, allowed: &[String]) -> Option<Self> {
+        Some(match policy {
+            "NeverVerify" => Verification::Never,
+            "NeverVerifyPreloadedImages" => Verification::Pulled,
+            "NeverVerifyAllowlistedImages" => Verification::Unlisted(allowed.to_vec()),
+            "AlwaysVerify" => Verification::Always,
+            _ => return None,
+        })
+    }
+
+    /// Whether a pod needs credentials for an image. `preloaded`: nobody pulled it.
+    pub fn verifies(&self, image: &str, preloaded: bool) -> bool {
+        let listed = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => repository(image).starts_with(prefix),
+            None => repository(image) == pattern,
+        };
+        match self {
+            Verification::Never => false,
+            Verification::Pulled => !preloaded,
+            Verification::Unlisted(patterns) => !preloaded || !patterns.iter().any(listed),
+            Verification::Always => true,
+        }
+    }
+}
 
 /// A secret that an image was pulled with, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +128,7 @@ impl Record {
 }
 
 /// An image's name without tag and digest.
-fn repository(image: &str) -> &str {
+pub fn repository(image: &str) -> &str {
     let name = image.split_once('@').map_or(image, |(name, _)| name);
     let slash = name.rfind('/').map_or(0, |at| at + 1);
     name[slash..].find(':').map_or(name, |at| &name[..slash + at])
@@ -147,6 +187,25 @@ mod tests {
 
     fn secret(uid: &str, hash: &str) -> SecretUse {
         SecretUse { uid: uid.into(), namespace: "ns".into(), name: "s".into(), credential_hash: hash.into() }
+    }
+
+    #[test]
+    fn the_policy_says_whose_an_image_is_that_nobody_pulled() {
+        let allowed = ["registry.io/team/*".to_owned(), "registry.io/one".to_owned()];
+        for (policy, image, preloaded, want) in [
+            ("NeverVerify", "a:1", false, false),
+            ("NeverVerifyPreloadedImages", "a:1", true, false),
+            ("NeverVerifyPreloadedImages", "a:1", false, true),
+            ("NeverVerifyAllowlistedImages", "registry.io/team/a:1", true, false),
+            ("NeverVerifyAllowlistedImages", "registry.io/one@sha256:0", true, false),
+            ("NeverVerifyAllowlistedImages", "registry.io/one/a", true, true),
+            ("NeverVerifyAllowlistedImages", "registry.io/team/a:1", false, true),
+            ("AlwaysVerify", "a:1", true, true),
+        ] {
+            let verification = Verification::of(policy, &allowed).expect("a known policy");
+            assert_eq!(verification.verifies(image, preloaded), want, "{policy} {image} {preloaded}");
+        }
+        assert_eq!(Verification::of("Sometimes", &[]), None);
     }
 
     #[test]

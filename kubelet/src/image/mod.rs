@@ -3,7 +3,7 @@
 pub mod access;
 
 use crate::{node::Node, pod::backoff::Backoff, recorder::About, runtime::Runtime};
-use access::{Records, SecretUse};
+use access::{Records, SecretUse, Verification};
 use jiff::Timestamp;
 use k8s_cri::v1::{AuthConfig, Image, PodSandboxConfig};
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -40,6 +40,7 @@ pub struct Images {
     /// Counts up whenever an image came or went.
     changes: watch::Sender<u64>,
     records: Records,
+    verification: Verification,
 }
 
 impl Images {
@@ -61,12 +62,13 @@ impl Images {
             failures: Mutex::default(),
             changes: Default::default(),
             records: Records::default(),
+            verification: Verification::default(),
         }
     }
 
     /// The same, remembering below the kubelet's root directory what images were pulled with.
-    pub fn with_records(parallel: usize, root: &std::path::Path) -> Self {
-        Images { records: Records::new(root), ..Images::new(parallel) }
+    pub fn with_records(parallel: usize, root: &std::path::Path, verification: Verification) -> Self {
+        Images { records: Records::new(root), verification, ..Images::new(parallel) }
     }
 }
 
@@ -141,10 +143,11 @@ pub async fn ensure(node: &Node, wanted: &Wanted<'_>) -> Result<Image, NotStarte
         NotStarted::new("ImageInspectError", message)
     })?;
     let policy = policy(&tagged, wanted.policy);
-    let pulled_with = present.as_ref().filter(|_| policy != "Always").and_then(|image| node.images.records.of(&image.id));
-    if let Some(record) = pulled_with {
+    if let Some(image) = present.as_ref().filter(|_| policy != "Always") {
+        let record = node.images.records.of(&image.id);
+        let verified = node.images.verification.verifies(&tagged, record.is_none());
         let own: Vec<SecretUse> = credentials(node, wanted.pod, &tagged).await.into_iter().map(|(secret, _)| secret).collect();
-        if !record.allows(&tagged, &own) {
+        if verified && !record.is_some_and(|record| record.allows(&tagged, &own)) {
             if policy == "Never" {
                 let message = format!(
                     "Container image {name:?} is present with pull policy of Never but does not have the proper credentials to access the image"

@@ -13,8 +13,12 @@ use api::scheduling::{HostPort, host_ports};
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration};
 use parking_lot::Mutex;
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::sync::Notify;
 
@@ -158,8 +162,10 @@ pub struct Admission {
     /// The node takes no more pods: why.
     closed: Mutex<Option<Refusal>>,
     pods: Mutex<HashMap<String, Booked>>,
-    /// Pods that wait for room to grow, to be woken when there is some.
-    waiting: Mutex<HashMap<String, Arc<Notify>>>,
+    /// Pods that wait for room to grow, to be given it and woken when there is some.
+    waiting: Mutex<HashMap<String, Waiting>>,
+    /// How many have begun to wait so far.
+    waited: AtomicU64,
 }
 
 /// What one pod holds.
@@ -168,6 +174,40 @@ struct Booked {
     qos: Qos,
     held: Held,
     ports: Vec<HostPort>,
+}
+
+/// What a pod asks for that was given less.
+pub struct Ask {
+    wanted: Held,
+    priority: i32,
+    waker: Arc<Notify>,
+}
+
+impl Ask {
+    /// What this spec asks for. `waker` is notified when there may be room for it.
+    pub fn of(spec: &PodSpec, waker: &Arc<Notify>) -> Self {
+        Ask { wanted: held(spec), priority: spec.priority.unwrap_or(0), waker: waker.clone() }
+    }
+}
+
+/// A pod that waits for room.
+struct Waiting {
+    ask: Ask,
+    allocatable: Amounts,
+    /// Its place among those that wait.
+    since: u64,
+}
+
+/// Who is given room first (upstream: `sortPendingResizes`): who asks for less than it holds, then the higher priority, the better class, and who has
+/// waited longer.
+fn turn(waiting: &Waiting, booked: &Booked) -> (bool, Reverse<i32>, u8, u64) {
+    let grows = waiting.ask.wanted.iter().any(|(name, amount)| *amount > booked.held.get(name).copied().unwrap_or(0));
+    let class = match booked.qos {
+        Qos::Guaranteed => 0,
+        Qos::Burstable => 1,
+        Qos::BestEffort => 2,
+    };
+    (grows, Reverse(waiting.ask.priority), class, waiting.since)
 }
 
 impl Admission {
@@ -208,19 +248,23 @@ impl Admission {
         Ok(())
     }
 
-    /// The pod holds `wanted` from now on if it fits. Else answers what is short, and whether it may fit once others have gone, when `waker` is notified.
-    pub fn resize(&self, uid: &str, wanted: Held, allocatable: &Amounts, waker: &Arc<Notify>) -> Result<(), (Shortage, bool)> {
-        if let Some(short) = shortage(&wanted, &Held::new(), allocatable) {
+    /// The pod holds what it asks for from now on if it fits. Else answers what is short, and whether it may fit once others have gone, when it is woken.
+    pub fn resize(&self, uid: &str, ask: Ask, allocatable: &Amounts) -> Result<(), (Shortage, bool)> {
+        let wanted = &ask.wanted;
+        if let Some(short) = shortage(wanted, &Held::new(), allocatable) {
             return Err((short, false));
         }
         let mut pods = self.pods.lock();
         let used = sum(pods.iter().filter(|(other, _)| *other != uid).map(|(_, booked)| &booked.held));
-        if let Some(short) = shortage(&wanted, &used, allocatable) {
-            self.waiting.lock().insert(uid.to_owned(), waker.clone());
+        if let Some(short) = shortage(wanted, &used, allocatable) {
+            let mut all = self.waiting.lock();
+            let since = all.get(uid).map_or_else(|| self.waited.fetch_add(1, Ordering::Relaxed), |before| before.since);
+            all.insert(uid.to_owned(), Waiting { ask, allocatable: allocatable.clone(), since });
             return Err((short, true));
         }
+        self.waiting.lock().remove(uid);
         if let Some(booked) = pods.get_mut(uid) {
-            booked.held = wanted;
+            booked.held = ask.wanted;
         }
         drop(pods);
         self.wake();
@@ -235,9 +279,23 @@ impl Admission {
         }
     }
 
-    /// There may be room now for who waited.
+    /// There may be room now for who waited: whoever fits is given it in turn, and woken.
     fn wake(&self) {
-        self.waiting.lock().drain().for_each(|(_, waker)| waker.notify_one());
+        let mut pods = self.pods.lock();
+        let mut all = self.waiting.lock();
+        let mut turns: Vec<_> = all.iter().filter_map(|(uid, w)| Some((turn(w, pods.get(uid)?), uid.clone()))).collect();
+        turns.sort();
+        for (_, uid) in turns {
+            let Some(waiting) = all.get(&uid) else { continue };
+            let used = sum(pods.iter().filter(|(other, _)| **other != uid).map(|(_, booked)| &booked.held));
+            if shortage(&waiting.ask.wanted, &used, &waiting.allocatable).is_some() {
+                continue;
+            }
+            if let (Some(given), Some(booked)) = (all.remove(&uid), pods.get_mut(&uid)) {
+                booked.held = given.ask.wanted;
+                given.ask.waker.notify_one();
+            }
+        }
     }
 
     /// Takes no more pods, or takes them again.
@@ -307,18 +365,39 @@ mod tests {
         assert_eq!(admission.admit("c", &pod(json!({"containers": []})), None, &allocatable()).expect_err("the third").reason, "OutOfpods");
         let waker = Arc::new(Notify::new());
         let short = |name: &str, requested, used, capacity| Shortage { name: name.into(), requested, used, capacity };
-        assert_eq!(
-            admission.resize("b", Held::from([("cpu".into(), 600)]), &allocatable(), &waker),
-            Err((short("cpu", 600, 1500, 2000), true))
-        );
-        assert_eq!(
-            admission.resize("b", Held::from([("cpu".into(), 2001)]), &allocatable(), &waker),
-            Err((short("cpu", 2001, 0, 2000), false))
-        );
+        assert_eq!(admission.resize("b", ask(600, 0, &waker), &allocatable()), Err((short("cpu", 600, 1500, 2000), true)));
+        assert_eq!(admission.resize("b", ask(2001, 0, &waker), &allocatable()), Err((short("cpu", 2001, 0, 2000), false)));
         admission.release("a");
         assert!(waker.notified().now_or_never().is_some(), "who waited is told that there is room");
-        assert_eq!(admission.resize("b", Held::from([("cpu".into(), 600)]), &allocatable(), &waker), Ok(()));
+        assert_eq!(admission.resize("b", ask(600, 0, &waker), &allocatable()), Ok(()));
         assert_eq!(admission.requested("cpu", Qos::Burstable), 600);
+    }
+
+    #[test]
+    fn who_waits_is_given_room_in_turn() {
+        let admission = Admission::default();
+        let asking = |cpu: &str| pod(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}));
+        let allocatable = [("cpu".to_owned(), Quantity("2".into()))].into();
+        for (uid, cpu) in [("big", "1500m"), ("low", "100m"), ("high", "100m"), ("early", "100m")] {
+            assert_eq!(admission.admit(uid, &asking(cpu), None, &allocatable), Ok(()), "{uid}");
+        }
+        let waiters: Vec<_> = [("early", 0, 900), ("low", 0, 900), ("high", 10, 900)]
+            .into_iter()
+            .map(|(uid, priority, cpu)| {
+                let waker = Arc::new(Notify::new());
+                assert!(admission.resize(uid, ask(cpu, priority, &waker), &allocatable).is_err_and(|(_, later)| later), "{uid}");
+                (uid, waker)
+            })
+            .collect();
+        admission.release("big");
+        let woken: Vec<_> = waiters.iter().filter(|(_, waker)| waker.notified().now_or_never().is_some()).map(|(uid, _)| *uid).collect();
+        assert_eq!(woken, ["early", "high"], "the higher priority first, then who has waited longer");
+        assert_eq!(admission.resize("high", ask(900, 10, &waiters[2].1), &allocatable), Ok(()), "it was booked already");
+        assert_eq!(admission.requested("cpu", Qos::Burstable), 1900);
+    }
+
+    fn ask(cpu: i64, priority: i32, waker: &Arc<Notify>) -> Ask {
+        Ask { wanted: Held::from([("cpu".into(), cpu)]), priority, waker: waker.clone() }
     }
 
     #[test]

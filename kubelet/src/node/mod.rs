@@ -32,6 +32,7 @@ use crate::{
 };
 use admission::Refusal;
 use client::Cache;
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
 use kube::Api;
 use std::{path::PathBuf, sync::Arc};
@@ -131,6 +132,8 @@ pub struct Node {
     pub services: Option<Arc<Cache<Service>>>,
     /// Images.
     pub images: Images,
+    /// How long a container that fails again and again waits at most.
+    pub longest_backoff: SignedDuration,
     /// What was let in, and what it holds.
     pub admission: admission::Admission,
     /// Devices that plugins give out; absent on simulated nodes.

@@ -226,6 +226,30 @@ impl Resize {
         out
     }
 
+    /// Whether some of these containers are to have less memory than they may use now.
+    pub fn shrinks_memory(&self, due: &[(String, Container, bool)]) -> bool {
+        due.iter().any(|(id, container, _)| self.lower_limit(id, container).is_some())
+    }
+
+    /// The limit of memory in bytes that a container is to have, if it is lower than the one it has.
+    fn lower_limit(&self, id: &str, container: &Container) -> Option<i64> {
+        let bytes = |set: &ResourceRequirements| set.limits.as_ref()?.get("memory").and_then(crate::container::resources::whole);
+        let wanted = bytes(container.resources.as_ref()?)?;
+        bytes(self.applied.get(id)?).is_none_or(|now| wanted < now).then_some(wanted)
+    }
+
+    /// Refuses to take memory from a container that uses it, which would end it. Not to know what it uses is no reason.
+    pub fn room(&self, id: &str, container: &Container, usage: Option<u64>) -> Result<(), String> {
+        let (Some(limit), Some(usage)) = (self.lower_limit(id, container), usage) else { return Ok(()) };
+        if i64::try_from(usage).is_ok_and(|usage| usage <= limit) {
+            return Ok(());
+        }
+        let name = &container.name;
+        Err(format!(
+            "cannot decrease memory limits: attempting to set container {name:?} memory limit ({limit}) below current usage ({usage})"
+        ))
+    }
+
     /// The container has what it was given now.
     pub fn applied(&mut self, id: &str, container: &Container) {
         self.applied.insert(id.to_owned(), plain(container.resources.as_ref()));
@@ -377,6 +401,27 @@ mod tests {
         resize.meet(&larger, &running());
         let given = resize.allocate(&larger, |_| Ok(()));
         assert_eq!(resize.due(&given, &running()).len(), 1);
+    }
+
+    #[test]
+    fn memory_that_is_used_is_not_taken_away() {
+        let with = |memory: &str| -> Arc<Pod> {
+            let container = json!({"name": "c", "resources": {"limits": {"memory": memory}}});
+            Arc::new(serde_json::from_value(json!({"spec": {"containers": [container]}})).expect("a pod"))
+        };
+        let mut resize = Resize::of(&with("64Mi"));
+        resize.due(&with("64Mi"), &running());
+        for (memory, usage, want) in [
+            ("32Mi", Some(16 << 20), None),
+            ("32Mi", None, None),
+            ("128Mi", Some(100 << 20), None),
+            ("32Mi", Some(48 << 20), Some("container \"c\" memory limit (33554432) below current usage (50331648)")),
+        ] {
+            let pod = with(memory);
+            let container = &pod.spec.as_ref().expect("a spec").containers[0];
+            let want = want.map(|why| format!("cannot decrease memory limits: attempting to set {why}"));
+            assert_eq!(resize.room("i", container, usage).err(), want, "{memory}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
     node::{Node, admission},
     probe::manager::Probes,
     recorder::{About, Recorder},
-    runtime,
+    runtime::{self, Runtime},
     volume::{VolumeContext, setup},
 };
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ use k8s_openapi::{
     api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -155,12 +155,12 @@ impl Worker {
         node.lookup.register(&uid, waker.clone());
         Worker {
             probes: Probes::new(node.clone(), pod, waker.clone()),
+            backoff: Backoff::up_to(node.longest_backoff),
             node,
             uid,
             waker,
             observed: Arc::default(),
             reasons: Reasons::new(),
-            backoff: Backoff::default(),
             status: pod.status.clone().unwrap_or_default(),
             failure: None,
             rejected: false,
@@ -335,7 +335,7 @@ impl Worker {
     /// Gives the pod what it asks for, if there is room, and brings its containers to it. Answers with the pod as it is to be run.
     async fn allocate(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
         let (node, uid, waker) = (self.node.clone(), &self.uid, &self.waker);
-        let fits = |spec: &PodSpec| node.admission.resize(uid, admission::held(spec), &node.facts.allocatable, waker);
+        let fits = |spec: &PodSpec| node.admission.resize(uid, admission::Ask::of(spec, waker), &node.facts.allocatable);
         self.resize.meet(pod, &self.observed);
         let pod = self.resize.allocate(pod, fits);
         let due: Vec<_> = self.resize.due(&pod, &self.observed).into_iter().filter(|(_, _, restart)| !restart).collect();
@@ -351,7 +351,12 @@ impl Worker {
             );
         };
         cgroups("before");
+        let usage = if self.resize.shrinks_memory(&due) { memory_usage(node.runtime.as_ref()).await } else { HashMap::new() };
         for (id, container, _) in &due {
+            if let Err(error) = self.resize.room(id, container, usage.get(id).copied()) {
+                self.resize.failed(&pod, error);
+                continue;
+            }
             let limits = resources::linux_resources(&pod, container, node.facts.memory);
             match node.runtime.update_resources(id, limits).await {
                 Ok(()) => self.resize.applied(id, container),
@@ -644,6 +649,12 @@ impl Worker {
         }
         self.node.statuses.report(pod, self.status.clone());
     }
+}
+
+/// The memory that containers use, by id.
+async fn memory_usage(runtime: &dyn Runtime) -> HashMap<String, u64> {
+    let stats = runtime.container_stats().await.unwrap_or_default();
+    stats.into_iter().filter_map(|s| Some((s.attributes?.id, s.memory?.usage_bytes?.value))).collect()
 }
 
 async fn sleep(wake: Option<Duration>) {

@@ -89,6 +89,7 @@ impl World {
             lookup: Lookup::new(None),
             services: None,
             images: Images::new(1),
+            longest_backoff: crate::pod::backoff::MAX,
             admission: Default::default(),
             devices: None,
             claims: None,
