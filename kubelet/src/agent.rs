@@ -27,6 +27,7 @@ use crate::{
         user_namespaces::{Ids, UserNamespaces},
         vitals::Vitals,
     },
+    pinning::{self, Pinning, topology::Topology},
     plugin,
     pod::workers::Workers,
     recorder::{About, Recorder},
@@ -159,6 +160,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         .context("create user namespace manager")?;
     let allowed = &settings.preloaded_images_verification_allowlist;
     let verification = Verification::of(&settings.image_pull_credentials_verification_policy, allowed).unwrap_or_default();
+    let reserved = shares.reserved.get("cpu").map_or(0, |cpu| cpu.milli_value());
+    let cpus = Topology::read(Path::new("/sys/devices/system")).context("reading which CPUs there are")?;
+    let pinning = Pinning::of(&settings, reserved, cpus, &root)?;
     let devices = Devices::new(&root).context("the directory of device plugins")?;
     let claims = Claims::new(&root, &name, client.clone()).context("the claims of dynamic resources")?;
     let node = Arc::new(Node {
@@ -172,6 +176,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         longest_backoff: settings.crash_loop_back_off.longest(),
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
         devices: Some(devices.clone()),
+        pinning,
         claims: Some(claims.clone()),
         itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
             cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
@@ -195,6 +200,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let workers = Workers::new(node.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(devices.clone().run(stop.clone()));
+    if node.pinning.is_some() {
+        tasks.spawn(pinning::keep(node.clone(), stop.clone()));
+    }
     claims.drivers.wipe_all();
     let kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices)), Arc::new(Registrar(claims.drivers.clone()))];
     tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));

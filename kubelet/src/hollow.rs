@@ -81,6 +81,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             admission: Default::default(),
             devices: None,
             claims: None,
+            pinning: None,
             itself: None,
             cgroups: None,
             places: None,

@@ -32,6 +32,7 @@ pub mod image;
 pub mod lookup;
 pub mod metrics;
 pub mod node;
+pub mod pinning;
 pub mod plugin;
 pub mod pod;
 pub mod probe;

@@ -293,9 +293,8 @@ pub struct ShutdownGracePeriod {
 }
 
 /// Fields whose value changes nothing here, because what they tune is not there or works another way: polling intervals of what is watched, burst limits of
-/// a client that has one connection, and managers of CPUs, memory and topology. Whoever sets one to something else than its default is told.
+/// a client that has one connection, and managers of memory and topology. Whoever sets one to something else than its default is told.
 const WITHOUT_EFFECT: &[&str] = &[
-    "cpuManagerPolicy",
     "enableContentionProfiling",
     "enableSystemLogQuery",
     "imageServiceEndpoint",
@@ -308,7 +307,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "qosReserved",
     "readOnlyPort",
     "reservedMemory",
-    "reservedSystemCPUs",
     "staticPodURL",
     "staticPodURLHeader",
     "systemCgroups",

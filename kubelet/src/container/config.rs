@@ -2,8 +2,11 @@
 //! `kuberuntime_container.go`, `generateContainerConfig`).
 
 use super::{expansion::expand, identity, resources, security};
-use crate::device;
-use k8s_cri::v1::{ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, MountPropagation, UserNamespace};
+use crate::{device, pinning::Cpus};
+use k8s_cri::v1::{
+    ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount, MountPropagation,
+    UserNamespace,
+};
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use std::collections::HashMap;
 
@@ -29,6 +32,8 @@ pub struct Ingredients<'a> {
     pub security: &'a security::Settings,
     /// The node's memory in bytes.
     pub memory_capacity: i64,
+    /// The CPUs it is to run on.
+    pub cpus: Cpus,
 }
 
 /// The configuration.
@@ -55,7 +60,7 @@ pub fn container_config(pod: &Pod, container: &Container, given: Ingredients<'_>
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
-            resources: Some(resources::linux_resources(pod, container, given.memory_capacity)),
+            resources: Some(pinned(resources::linux_resources(pod, container, given.memory_capacity), given.cpus)),
             security_context: Some(security::container_context(
                 pod,
                 container,
@@ -75,6 +80,12 @@ fn annotations(pod: &Pod, container: &Container, restart_count: u32, devices: Ha
     let mut all = devices;
     all.extend(identity::container_annotations(pod, container, restart_count));
     all
+}
+
+/// The limits of a container that is to run on these CPUs. To those that are its own alone no quota applies.
+fn pinned(limits: LinuxContainerResources, cpus: Cpus) -> LinuxContainerResources {
+    let cpu_quota = if cpus.exclusive { -1 } else { limits.cpu_quota };
+    LinuxContainerResources { cpuset_cpus: cpus.set, cpu_quota, ..limits }
 }
 
 /// The mounts with the ids in them as the container's users see them.
@@ -114,10 +125,13 @@ mod tests {
             users: UserNamespace::default(),
             security: &security::Settings::default(),
             memory_capacity: 1,
+            cpus: Cpus { set: "1-2".into(), exclusive: true },
         };
         let config = container_config(&pod, &container, given);
         assert_eq!(config.command, ["sh", "1"]);
         assert_eq!(config.args, ["$(NO)", "$(A)"]);
         assert_eq!(config.log_path, "c/3.log");
+        let limits = config.linux.and_then(|linux| linux.resources).expect("limits");
+        assert_eq!((limits.cpuset_cpus.as_str(), limits.cpu_quota), ("1-2", -1));
     }
 }

@@ -2,7 +2,7 @@
 //! `pkg/kubelet/cm`).
 //!
 //! With the `cgroupfs` driver they are directories that we make and remove here. With the `systemd` driver they are slices, which systemd makes
-//! when the runtime starts the first scope in one; their limits are then the runtime's business alone. Left out: pinning of CPUs and memory.
+//! when the runtime starts the first scope in one; their limits are then the runtime's business alone.
 
 use super::usage::cgroup::Group;
 use crate::container::{
@@ -192,7 +192,7 @@ impl Cgroups {
     }
 
     /// Makes the pod's cgroup and sets its limits.
-    pub fn ensure_pod(&self, pod: &Pod) -> io::Result<()> {
+    pub fn ensure_pod(&self, pod: &Pod, throttled: bool) -> io::Result<()> {
         if self.driver == Driver::Systemd {
             return Ok(());
         }
@@ -200,7 +200,7 @@ impl Cgroups {
         let spec = pod.spec.clone().unwrap_or_default();
         let shares = resources::shares(resources::pod_total(&spec, "cpu", false));
         let limited = |name: &str| if resources::all_limited(&spec, name) { resources::pod_total(&spec, name, true) } else { 0 };
-        let (cpu, memory) = (resources::quota(limited("cpu")), limited("memory") / 1000);
+        let (cpu, memory) = (if throttled { resources::quota(limited("cpu")) } else { 0 }, limited("memory") / 1000);
         if self.unified {
             let dir = self.make_unified(&path)?;
             set(&dir, "cpu.weight", &weight(shares).to_string())?;
@@ -377,7 +377,7 @@ mod tests {
         let cgroups =
             Cgroups { driver: Driver::Cgroupfs, mount: mount.path().into(), root: String::new(), unified: false, processes: Some(64) };
         let pod: Pod = serde_json::from_value(json!({"metadata": {"uid": "u"}, "spec": {"containers": []}})).expect("a pod");
-        cgroups.ensure_pod(&pod).expect("made");
+        cgroups.ensure_pod(&pod, true).expect("made");
         let dir = mount.path().join("cpu,cpuacct/kubepods/besteffort/podu");
         assert_eq!(fs::read_to_string(dir.join("cpu.shares")).expect("set"), "2");
         assert_eq!(fs::read_to_string(mount.path().join("pids/kubepods/besteffort/podu/pids.max")).expect("set"), "64");

@@ -26,6 +26,7 @@ use crate::{
     dynamic_resources::Claims,
     image::Images,
     lookup::Lookup,
+    pinning::Pinning,
     pod::worker::StatusSink,
     recorder::Recorder,
     runtime::Runtime,
@@ -35,7 +36,7 @@ use client::Cache;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
 use kube::Api;
-use std::{path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 /// What is known of the node from the start and does not change while it runs.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +93,11 @@ impl Node {
         {
             verdict = devices.allocate(pod).await.inspect_err(|_| self.admission.release(uid));
         }
+        if verdict.is_ok()
+            && let Some(pinning) = &self.pinning
+        {
+            verdict = pinning.allocate(pod).inspect_err(|_| self.release(uid));
+        }
         self.share_cpus();
         verdict
     }
@@ -103,7 +109,18 @@ impl Node {
         if let Some(devices) = &self.devices {
             devices.release(uid);
         }
+        if let Some(pinning) = &self.pinning {
+            pinning.release(uid);
+        }
         self.share_cpus();
+    }
+
+    /// Makes the pod's cgroup with its limits, or brings them up to date.
+    pub fn ensure_cgroup(&self, pod: &Pod) -> io::Result<()> {
+        let Some(cgroups) = &self.cgroups else { return Ok(()) };
+        // Whoever has CPUs for itself may use all of them.
+        let own = self.pinning.as_ref().is_some_and(|pinning| pinning.holds(identity::uid(pod)));
+        cgroups.ensure_pod(pod, !own)
     }
 
     /// Brings the classes' parts of the CPUs up to date.
@@ -140,6 +157,8 @@ pub struct Node {
     pub devices: Option<Arc<Devices>>,
     /// Claims of dynamic resources; absent on simulated nodes.
     pub claims: Option<Arc<Claims>>,
+    /// CPUs that containers have for themselves; absent where none are given and on simulated nodes.
+    pub pinning: Option<Arc<Pinning>>,
     /// The node as the API has it; absent without an API server and on simulated nodes.
     pub itself: Option<Itself>,
     /// Cgroups of pods; absent on simulated nodes.

@@ -252,6 +252,7 @@ async fn prepare(
         users: users_of(context.sandbox_config),
         security: &node.security,
         memory_capacity: node.facts.memory,
+        cpus: node.pinning.as_ref().map(|pinning| pinning.cpus(identity::uid(pod), &container.name)).unwrap_or_default(),
     };
     Ok(container_config(pod, container, given))
 }

@@ -279,9 +279,7 @@ impl Worker {
             });
         }
         self.probes.ensure(pod);
-        if let Some(cgroups) = &self.node.cgroups
-            && let Err(error) = cgroups.ensure_pod(pod)
-        {
+        if let Err(error) = self.node.ensure_cgroup(pod) {
             tracing::warn!(pod = %identity::described(pod), %error, "the pod's cgroup could not be made");
         }
         let volumes = match self.set_up_volumes(pod).await {
@@ -345,8 +343,7 @@ impl Worker {
         node.share_cpus();
         // The pod's own limits grow before its containers' and shrink after them.
         let cgroups = |when: &str| {
-            let set = node.cgroups.as_ref().map_or(Ok(()), |c| c.ensure_pod(&pod));
-            set.unwrap_or_else(
+            node.ensure_cgroup(&pod).unwrap_or_else(
                 |error| tracing::debug!(pod = %identity::described(&pod), when, %error, "the pod's limits could not be set"),
             );
         };

@@ -93,6 +93,7 @@ impl World {
             admission: Default::default(),
             devices: None,
             claims: None,
+            pinning: None,
             itself: None,
             cgroups: None,
             places: None,
