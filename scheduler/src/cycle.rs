@@ -6,6 +6,7 @@ use crate::node_info::NodeInfo;
 use crate::plugins::PluginSet;
 use crate::pod_info::PodInfo;
 use crate::preemption::Candidate;
+use client::ObjectKey;
 use rand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -130,6 +131,13 @@ pub struct Filters<'a> {
     only: Option<(BTreeSet<String>, BTreeSet<&'static str>)>,
 }
 
+impl Filters<'_> {
+    /// Nothing to do.
+    pub fn none() -> Self {
+        Filters { plugins: Vec::new(), correcting: Vec::new(), only: None }
+    }
+}
+
 /// Runs the pre-filters.
 pub fn pre_filter<'a>(
     plugins: &'a PluginSet,
@@ -237,6 +245,8 @@ pub fn schedule(
 pub enum Outcome {
     /// It is made on this node.
     Nominated(Candidate),
+    /// None is made, but this claim's devices are free for others to be chosen.
+    Deallocated(ObjectKey),
     /// There is none to be made: a promise that was given is worth nothing.
     Hopeless,
     /// It stays as it is.
@@ -251,14 +261,19 @@ pub fn post_filter(plugins: &PluginSet, pod: &PodInfo, context: &Context<'_>, er
     let (mut messages, mut outcome) = (Vec::new(), Outcome::Unchanged);
     let mut cycle = CycleState::default();
     // A pod that is refused as such has no filters; plugins still say so.
-    let none = Filters { plugins: Vec::new(), correcting: Vec::new(), only: None };
-    let filters = pre_filter(plugins, &mut cycle, pod, context).unwrap_or(none);
+    let filters = pre_filter(plugins, &mut cycle, pod, context).unwrap_or_else(|_| Filters::none());
     for plugin in plugins.at(Point::PostFilter) {
         let message = match plugin.post_filter(&filters, &cycle, pod, context, error) {
             PostFilter::Nominate(candidate) => return Outcome::Nominated(candidate),
+            PostFilter::Deallocate(claim, message) => {
+                outcome = Outcome::Deallocated(claim);
+                message
+            }
             PostFilter::Nothing(message) => message,
             PostFilter::Hopeless(message) => {
-                outcome = Outcome::Hopeless;
+                if !matches!(outcome, Outcome::Deallocated(_)) {
+                    outcome = Outcome::Hopeless;
+                }
                 message
             }
         };

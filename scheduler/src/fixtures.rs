@@ -1,5 +1,6 @@
 //! Pods and nodes for tests, short.
 
+use crate::devices::Pools;
 use crate::framework::{Context, CycleState, Plugin, Verdict};
 use crate::listers::{Listers, Nothing};
 use crate::node_info::NodeInfo;
@@ -7,6 +8,7 @@ use crate::pod_info::PodInfo;
 use crate::snapshot::Snapshot;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kube::Resource;
 use serde_json::{Value, json};
@@ -60,6 +62,9 @@ pub struct Objects {
     pub csi_nodes: Vec<Arc<CSINode>>,
     pub capacities: Vec<Arc<CSIStorageCapacity>>,
     pub attachments: Vec<Arc<VolumeAttachment>>,
+    pub device_claims: Vec<Arc<ResourceClaim>>,
+    pub device_classes: Vec<Arc<DeviceClass>>,
+    pub device_pools: Arc<Pools>,
 }
 
 fn named<K: Resource>(objects: &[Arc<K>], name: &str) -> Option<Arc<K>> {
@@ -97,6 +102,22 @@ impl Listers for Objects {
 
     fn storage_capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
         self.capacities.clone()
+    }
+
+    fn resource_claim(&self, _: &str, name: &str) -> Option<Arc<ResourceClaim>> {
+        named(&self.device_claims, name)
+    }
+
+    fn allocated_claims(&self) -> Vec<Arc<ResourceClaim>> {
+        self.device_claims.clone()
+    }
+
+    fn device_class(&self, name: &str) -> Option<Arc<DeviceClass>> {
+        named(&self.device_classes, name)
+    }
+
+    fn device_pools(&self) -> Arc<Pools> {
+        self.device_pools.clone()
     }
 
     fn attachments(&self, _: &str) -> Vec<Arc<VolumeAttachment>> {

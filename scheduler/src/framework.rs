@@ -7,12 +7,14 @@ pub use crate::cycle_state::CycleState;
 pub use crate::events::{Changed, ClusterEvent};
 
 use crate::cycle::{Filters, FitError};
+use crate::devices::DeviceStore;
 use crate::listers::Listers;
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::preemption::Candidate;
 use crate::snapshot::Snapshot;
 use crate::volumes::VolumeStore;
+use client::ObjectKey;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use std::borrow::Cow;
@@ -118,6 +120,8 @@ pub struct Context<'a> {
 pub enum PostFilter {
     /// Room will be made on this node.
     Nominate(Candidate),
+    /// This claim is to give its devices back, so that others can be chosen elsewhere; what to tell users.
+    Deallocate(ObjectKey, String),
     /// Nothing now; what to tell users.
     Nothing(String),
     /// Nothing, and room that was promised earlier does not help either; what to tell users.
@@ -137,6 +141,9 @@ pub trait Handle: Send + Sync {
 
     /// The volumes and claims, as they are assumed to become.
     fn volumes(&self) -> &dyn VolumeStore;
+
+    /// The claims of devices, as they are decided to become.
+    fn devices(&self) -> &dyn DeviceStore;
 }
 
 /// One plugin. See the module's description.

@@ -1,20 +1,25 @@
 //! The objects that the scheduler watches, and what it makes of their changes: its picture of the cluster, and events for pods that wait.
 
+use crate::devices::Pools;
+use crate::devices::store::{Decisions, DeviceStore};
 use crate::framework::{Changed, ClusterEvent};
 use crate::listers::Listers;
 use crate::pod_info::PodInfo;
 use crate::scheduler::Scheduler;
 use crate::volumes::{AssumeCache, VolumeStore, class_of_volume};
+use api::device_claims;
 use client::cache::Cacheable;
 use client::{Cache, Change, ObjectKey, SharedCaches};
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Resource};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -43,6 +48,14 @@ pub struct Informers {
     csi_drivers: Arc<Cache<CSIDriver>>,
     capacities: Arc<Cache<CSIStorageCapacity>>,
     attachments: Arc<Cache<VolumeAttachment>>,
+    device_claims: Arc<Cache<ResourceClaim>>,
+    device_classes: Arc<Cache<DeviceClass>>,
+    device_slices: Arc<Cache<ResourceSlice>>,
+    decisions: Decisions,
+    /// The pools that the slices make, until the slices change.
+    pools: Mutex<Option<Arc<Pools>>>,
+    /// Counts changes of claims of devices, for bindings that wait for them.
+    device_claims_changed: watch::Sender<u64>,
     /// Counts changes of claims, volumes and pods with claims, for bindings that wait for them.
     bound: watch::Sender<u64>,
 }
@@ -70,6 +83,12 @@ impl Informers {
             csi_drivers: shared.of(),
             capacities: shared.of(),
             attachments,
+            device_claims: shared.of(),
+            device_classes: shared.of(),
+            device_slices: shared.of(),
+            decisions: Decisions::default(),
+            pools: Mutex::default(),
+            device_claims_changed: watch::Sender::new(0),
             bound: watch::Sender::new(0),
             shared,
         }
@@ -94,6 +113,12 @@ impl Informers {
             csi_drivers: Arc::default(),
             capacities: Arc::default(),
             attachments: Arc::default(),
+            device_claims: Arc::default(),
+            device_classes: Arc::default(),
+            device_slices: Arc::default(),
+            decisions: Decisions::default(),
+            pools: Mutex::default(),
+            device_claims_changed: watch::Sender::new(0),
             bound: watch::Sender::new(0),
             shared,
         }
@@ -125,6 +150,24 @@ impl Informers {
         on(&informers.csi_nodes, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::CsiNode));
         on(&informers.csi_drivers, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::CsiDriver));
         on(&informers.capacities, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::Capacity));
+        on(&informers.device_claims, scheduler, |scheduler, change| {
+            let gone = matches!(change, Change::Deleted(_));
+            scheduler.informers.decisions.seen(change.object(), gone);
+            scheduler.informers.device_claims_changed.send_modify(|count| *count += 1);
+            match change {
+                // Its devices are free for others.
+                Change::Deleted(old) => {
+                    let freed = ResourceClaim { status: None, ..old.as_ref().clone() };
+                    scheduler.queue.event(&ClusterEvent::DeviceClaim(Changed { old: Some(old.clone()), new: Arc::new(freed) }));
+                }
+                _ => tell(scheduler, change, ClusterEvent::DeviceClaim),
+            }
+        });
+        on(&informers.device_slices, scheduler, |scheduler, change| {
+            *scheduler.informers.pools.lock() = None;
+            tell(scheduler, change, ClusterEvent::DeviceSlice);
+        });
+        on(&informers.device_classes, scheduler, |scheduler, change| tell(scheduler, change, ClusterEvent::DeviceClass));
         on(&informers.attachments, scheduler, |scheduler, change| {
             if let Change::Deleted(attachment) = change {
                 scheduler.queue.event(&ClusterEvent::Detached(attachment.clone()));
@@ -300,8 +343,71 @@ impl Listers for Informers {
         self.capacities.list()
     }
 
+    fn resource_claim(&self, namespace: &str, name: &str) -> Option<Arc<ResourceClaim>> {
+        self.device_claims.get(&ObjectKey::new(namespace, name)).map(|seen| self.decisions.over(seen))
+    }
+
+    fn resource_claim_is_pending(&self, uid: &str) -> bool {
+        self.decisions.is_pending(uid)
+    }
+
+    fn allocated_claims(&self) -> Vec<Arc<ResourceClaim>> {
+        let mut claims: Vec<_> = self.device_claims.list().into_iter().map(|seen| self.decisions.over(seen)).collect();
+        claims.retain(|claim| device_claims::is_allocated(claim));
+        claims.extend(self.decisions.all());
+        claims.sort_by(|a, b| a.metadata.uid.cmp(&b.metadata.uid));
+        claims.dedup_by(|a, b| a.metadata.uid == b.metadata.uid);
+        claims
+    }
+
+    fn device_class(&self, name: &str) -> Option<Arc<DeviceClass>> {
+        self.device_classes.get(&ObjectKey::new("", name))
+    }
+
+    fn device_pools(&self) -> Arc<Pools> {
+        self.pools.lock().get_or_insert_with(|| Arc::new(Pools::gather(self.device_slices.list()))).clone()
+    }
+
     fn attachments(&self, node: &str) -> Vec<Arc<VolumeAttachment>> {
         self.attachments.by_index(BY_NODE, node)
+    }
+}
+
+impl Informers {
+    fn claims_api(&self, namespace: &str) -> Api<ResourceClaim> {
+        Api::namespaced(self.shared.client().clone(), namespace)
+    }
+}
+
+impl DeviceStore for Informers {
+    fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    fn fetch<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, kube::Result<Option<ResourceClaim>>> {
+        Box::pin(async move { self.claims_api(namespace).get_opt(name).await })
+    }
+
+    fn update<'a>(&'a self, claim: &'a ResourceClaim) -> BoxFuture<'a, kube::Result<ResourceClaim>> {
+        Box::pin(async move {
+            let key = ObjectKey::of(claim);
+            self.claims_api(&key.namespace).replace(&key.name, &PostParams::default(), claim).await
+        })
+    }
+
+    fn update_status<'a>(&'a self, claim: &'a ResourceClaim) -> BoxFuture<'a, kube::Result<ResourceClaim>> {
+        Box::pin(async move {
+            let key = ObjectKey::of(claim);
+            self.claims_api(&key.namespace).replace_status(&key.name, &PostParams::default(), claim).await
+        })
+    }
+
+    fn seen(&self, namespace: &str, name: &str) -> Option<Arc<ResourceClaim>> {
+        self.device_claims.get(&ObjectKey::new(namespace, name))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.device_claims_changed.subscribe()
     }
 }
 

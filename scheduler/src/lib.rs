@@ -11,6 +11,7 @@ pub mod config;
 pub mod counters;
 pub mod cycle;
 mod cycle_state;
+pub mod devices;
 mod events;
 pub mod explain;
 pub mod framework;

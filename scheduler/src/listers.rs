@@ -1,8 +1,10 @@
 //! The objects besides nodes and pods that plugins look at.
 
+use crate::devices::Pools;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, PersistentVolumeClaim, ReplicationController, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use std::sync::Arc;
 
@@ -88,6 +90,34 @@ pub trait Listers: Send + Sync {
     /// What storage there is for which class where.
     fn storage_capacities(&self) -> Vec<Arc<CSIStorageCapacity>> {
         Vec::new()
+    }
+
+    /// A claim of devices, with what the scheduler has written of it.
+    fn resource_claim(&self, namespace: &str, name: &str) -> Option<Arc<ResourceClaim>> {
+        let _ = (namespace, name);
+        None
+    }
+
+    /// Whether a claim of devices, by UID, is about to get some.
+    fn resource_claim_is_pending(&self, uid: &str) -> bool {
+        let _ = uid;
+        false
+    }
+
+    /// The claims that have devices, or are about to.
+    fn allocated_claims(&self) -> Vec<Arc<ResourceClaim>> {
+        Vec::new()
+    }
+
+    /// A class of devices.
+    fn device_class(&self, name: &str) -> Option<Arc<DeviceClass>> {
+        let _ = name;
+        None
+    }
+
+    /// The devices that there are.
+    fn device_pools(&self) -> Arc<Pools> {
+        Arc::default()
     }
 
     /// The attachments of volumes to a node.

@@ -206,7 +206,7 @@ mod tests {
         let mut error = schedule(&plugins, &mut cycle, pod, &context, &mut search, &mut StdRng::seed_from_u64(1)).unwrap_err();
         match post_filter(&plugins, pod, &context, &mut error) {
             Outcome::Nominated(candidate) => Ok((candidate.node, candidate.victims.iter().map(|pod| pod.uid().to_owned()).collect())),
-            Outcome::Hopeless | Outcome::Unchanged => Err(error.message()),
+            Outcome::Deallocated(_) | Outcome::Hopeless | Outcome::Unchanged => Err(error.message()),
         }
     }
 

@@ -439,7 +439,12 @@ impl State {
 fn changed_for_scheduling(old: &PodInfo, new: &PodInfo) -> bool {
     let (a, b) = (&old.pod.metadata, &new.pod.metadata);
     let promised = |pod: &PodInfo| pod.status().nominated_node_name.as_ref().is_some_and(|node| !node.is_empty());
-    old.pod.spec != new.pod.spec || a.labels != b.labels || a.annotations != b.annotations || (promised(old) && !promised(new))
+    let claims = |pod: &PodInfo| pod.status().resource_claim_statuses.clone();
+    old.pod.spec != new.pod.spec
+        || claims(old) != claims(new)
+        || a.labels != b.labels
+        || a.annotations != b.annotations
+        || (promised(old) && !promised(new))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! The scheduler at work: one task decides, one pod after the other, and what follows from a decision goes out beside it.
 
 use crate::cycle::{self, Decision, Outcome, Search};
+use crate::devices::DeviceStore;
 use crate::framework::{ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Point};
 use crate::informers::Informers;
 use crate::listers::Listers;
 use crate::metrics::{Gauges, Metrics};
 use crate::node_info::NodeInfo;
+use crate::plugins;
 use crate::pod_info::PodInfo;
 use crate::preemption::Candidate;
 use crate::profiles::{Profile, Profiles};
@@ -15,8 +17,8 @@ use crate::state::ClusterState;
 use crate::status;
 use crate::volumes::VolumeStore;
 use anyhow::Context;
-use client::EventRecorder;
 use client::events::{EventType, reference};
+use client::{EventRecorder, ObjectKey};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -227,8 +229,13 @@ impl Scheduler {
         }
         let patch = status::unscheduled(&pod, reason, &message, &outcome, Timestamp::now());
         self.queue.failed(queued, pod.clone(), how);
-        let candidate = if let Outcome::Nominated(candidate) = outcome { Some(candidate) } else { None };
-        if patch.is_none() && candidate.is_none() {
+        let (mut candidate, mut claim) = (None, None);
+        match outcome {
+            Outcome::Nominated(chosen) => candidate = Some(chosen),
+            Outcome::Deallocated(key) => claim = self.informers.seen(&key.namespace, &key.name),
+            Outcome::Hopeless | Outcome::Unchanged => {}
+        }
+        if patch.is_none() && candidate.is_none() && claim.is_none() {
             return;
         }
         let scheduler = self.clone();
@@ -236,6 +243,12 @@ impl Scheduler {
             let Ok(_permit) = scheduler.requests.acquire().await else { return };
             if let Some(candidate) = candidate {
                 scheduler.make_room(&pod, &candidate).await;
+            }
+            if let Some(claim) = claim {
+                let (key, uid) = (ObjectKey::of(claim.as_ref()), claim.metadata.uid.as_deref().unwrap_or_default());
+                if let Err(error) = plugins::give_back(&key, uid, &pod, &scheduler.informers).await {
+                    tracing::debug!(pod = %pod.key(), claim = %key, %error, "could not deallocate");
+                }
             }
             if let Some(patch) = patch
                 && let Err(error) = scheduler.patch_status(&pod, &patch).await
@@ -323,6 +336,10 @@ impl Handle for Scheduler {
     }
 
     fn volumes(&self) -> &dyn VolumeStore {
+        &self.informers
+    }
+
+    fn devices(&self) -> &dyn DeviceStore {
         &self.informers
     }
 }

@@ -1,5 +1,7 @@
 //! Control planes inside this process, as those who test operators would use them.
 
+mod devices;
+
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};

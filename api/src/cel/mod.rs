@@ -9,6 +9,7 @@
 mod check;
 mod cost;
 pub mod declarations;
+pub mod devices;
 mod eval;
 mod functions;
 mod syntax;
@@ -82,6 +83,13 @@ impl Program {
         names(&self.node, variable)
     }
 
+    /// The texts that stand in the expression.
+    pub fn texts(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        texts(&self.node, &mut found);
+        found
+    }
+
     /// Evaluates it within `limit`. Comes with what it cost, also where it fails.
     pub fn evaluate<'a>(&'a self, variables: &dyn Activation<'a>, limit: u64) -> (Result<Val<'a>, EvalError>, u64) {
         eval::evaluate(&self.node, variables, limit)
@@ -92,6 +100,13 @@ fn names(node: &Node, variable: &str) -> bool {
     let mut found = matches!(&node.kind, Kind::Ident(name) if name == variable);
     children(node, &mut |child| found = found || names(child, variable));
     found
+}
+
+fn texts<'n>(node: &'n Node, found: &mut Vec<&'n str>) {
+    if let Kind::Const(Val::String(text)) = &node.kind {
+        found.push(text);
+    }
+    children(node, &mut |child| texts(child, found));
 }
 
 /// Calls `see` with each node directly below.

@@ -25,6 +25,7 @@ use crate::config::args::PluginArgs;
 use crate::framework::{Plugin, Point};
 use std::sync::Arc;
 
+pub use dynamic_resources::give_back;
 pub use node_affinity::matches_required;
 pub use resources_fit::{Shortage, shortages};
 pub use taint_toleration::untolerated;
@@ -53,7 +54,7 @@ pub const TABLE: &[Row] = &[
     Row { make: |_| Arc::new(volume_zone::VolumeZone), weight: 0 },
     Row { make: |args| Arc::new(topology_spread::PodTopologySpread::new(&args.topology_spread)), weight: 2 },
     Row { make: |args| Arc::new(inter_pod_affinity::InterPodAffinity::new(args.inter_pod_affinity.clone())), weight: 2 },
-    Row { make: |_| Arc::new(dynamic_resources::DynamicResources), weight: 0 },
+    Row { make: |_| Arc::new(dynamic_resources::DynamicResources::default()), weight: 2 },
     Row { make: |args| Arc::new(default_preemption::DefaultPreemption::new(args.default_preemption.clone())), weight: 0 },
     Row { make: |args| Arc::new(balanced_allocation::NodeResourcesBalancedAllocation::new(args.balanced_allocation.clone())), weight: 1 },
     Row { make: |_| Arc::new(image_locality::ImageLocality), weight: 1 },

@@ -1,0 +1,291 @@
+//! Claims of devices (`spec.resourceClaims`): a pod goes where its claims' devices can be used, and claims without devices get them with the node.
+//!
+//! What is chosen for a node is kept until the pod goes there ([`Plugin::reserve`]) and is written before it is bound ([`binding`]).
+//!
+//! Left out: devices for extended resources (`extendedResourceName` of a class).
+
+mod binding;
+
+pub use binding::give_back;
+
+use crate::cycle::{Filters, FitError};
+use crate::devices::allocator::{Inventory, Trouble, allocate};
+use crate::devices::pools::selects;
+use crate::devices::selector::Programs;
+use crate::devices::{InUse, Pools};
+use crate::framework::{
+    Changed, ClusterEvent, Context, CycleState, Effect, Handle, Plugin, Point, PostFilter, PreFilter, Rejection, Verdict, scale,
+};
+use crate::node_info::NodeInfo;
+use crate::pod_info::PodInfo;
+use api::device_claims;
+use client::ObjectKey;
+use k8s_openapi::api::core::v1::PodResourceClaim;
+use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// How many alternatives a request has at most; the first is worth as much (upstream: `FirstAvailableDeviceRequestMaxSize`).
+const MAX_ALTERNATIVES: i64 = 8;
+
+/// See the module's description.
+#[derive(Default)]
+pub struct DynamicResources {
+    programs: Programs,
+}
+
+/// The claims of the pod that is looked at.
+#[derive(Clone)]
+struct Claims {
+    /// All of them.
+    all: Arc<Vec<Arc<ResourceClaim>>>,
+    /// Those without devices.
+    waiting: Arc<Vec<Arc<ResourceClaim>>>,
+    pools: Arc<Pools>,
+    in_use: Arc<InUse>,
+    /// What was chosen for the waiting ones, by node.
+    by_node: Arc<Mutex<HashMap<String, Vec<AllocationResult>>>>,
+}
+
+/// What is to be written before the pod is bound: each of its claims, with the devices it gets if it had none.
+#[derive(Clone, Default)]
+struct Reserved(Arc<Vec<(Arc<ResourceClaim>, Option<AllocationResult>)>>);
+
+fn pod_claims(pod: &PodInfo) -> &[PodResourceClaim] {
+    pod.spec().resource_claims.as_deref().unwrap_or_default()
+}
+
+fn uid(claim: &ResourceClaim) -> &str {
+    claim.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// Whether pods with this claim cannot run on the node, because its devices are elsewhere.
+fn is_elsewhere(claim: &ResourceClaim, node: &NodeInfo) -> bool {
+    let selector = claim.status.as_ref().and_then(|status| status.allocation.as_ref()?.node_selector.as_ref());
+    selector.is_some_and(|selector| node.node.as_ref().is_some_and(|node| !selects(selector, node)))
+}
+
+/// The claims of a pod, all there and its to use; else what it waits for.
+fn claims_of(pod: &PodInfo, context: &Context<'_>) -> Result<Vec<Arc<ResourceClaim>>, String> {
+    let mut claims = Vec::new();
+    for wanted in pod_claims(pod) {
+        let Some(used) = device_claims::used(&pod.pod, wanted)? else { continue };
+        let key = ObjectKey::new(pod.namespace(), used.name);
+        let claim = context.listers.resource_claim(pod.namespace(), used.name);
+        let claim = claim.ok_or_else(|| format!("could not find ResourceClaim {:?}", key.to_string()))?;
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Err(format!("resourceclaim {:?} is being deleted", used.name));
+        }
+        if used.own {
+            device_claims::is_for_pod(&pod.pod, &claim)?;
+        }
+        claims.push(claim);
+    }
+    Ok(claims)
+}
+
+/// Why devices cannot be chosen for a claim now, wherever.
+fn hindrance(claim: &ResourceClaim, context: &Context<'_>) -> Option<String> {
+    if context.listers.resource_claim_is_pending(uid(claim)) {
+        return Some(format!("resource claim {} is in the process of being allocated", ObjectKey::of(claim)));
+    }
+    let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+    let mut classes = requests.flat_map(|request| {
+        let exactly = request.exactly.iter().map(|exactly| (request.name.clone(), &exactly.device_class_name));
+        let first = request.first_available.iter().flatten();
+        exactly.chain(first.map(|alternative| (format!("{}/{}", request.name, alternative.name), &alternative.device_class_name)))
+    });
+    let (request, class) = classes.find(|(_, class)| context.listers.device_class(class).is_none())?;
+    Some(format!("request {request}: device class {class} does not exist"))
+}
+
+/// How good the alternatives are that were chosen: the earlier, the better.
+fn worth(claims: &[Arc<ResourceClaim>], chosen: &[AllocationResult]) -> i64 {
+    let of_claim = |(claim, result): (&Arc<ResourceClaim>, &AllocationResult)| -> i64 {
+        let requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+        let results = || result.devices.iter().flat_map(|devices| devices.results.iter().flatten());
+        let ranks = requests.filter_map(|request| {
+            let alternatives = request.first_available.as_ref()?;
+            let taken = |name: &str| results().any(|result| result.request == format!("{}/{name}", request.name));
+            let rank = alternatives.iter().position(|alternative| taken(&alternative.name))?;
+            Some(MAX_ALTERNATIVES - i64::try_from(rank).unwrap_or(MAX_ALTERNATIVES))
+        });
+        ranks.sum()
+    };
+    claims.iter().zip(chosen).map(of_claim).sum()
+}
+
+impl Plugin for DynamicResources {
+    fn name(&self) -> &'static str {
+        "DynamicResources"
+    }
+
+    fn points(&self) -> &'static [Point] {
+        &[
+            Point::PreEnqueue,
+            Point::PreFilter,
+            Point::Filter,
+            Point::PostFilter,
+            Point::PreScore,
+            Point::Score,
+            Point::Reserve,
+            Point::PreBind,
+        ]
+    }
+
+    fn pre_enqueue(&self, pod: &PodInfo) -> Verdict {
+        // Whether the claims are there is seen when it is the pod's turn.
+        pod_claims(pod).iter().try_for_each(|claim| device_claims::used(&pod.pod, claim).map(drop)).map_err(Rejection::unresolvable)
+    }
+
+    fn pre_filter(&self, cycle: &mut CycleState, pod: &PodInfo, context: &Context<'_>) -> Result<PreFilter, Rejection> {
+        if pod_claims(pod).is_empty() {
+            return Ok(PreFilter::Skip);
+        }
+        let all = claims_of(pod, context).map_err(Rejection::unresolvable)?;
+        if all.is_empty() {
+            return Ok(PreFilter::Skip);
+        }
+        let mut waiting = Vec::new();
+        for claim in &all {
+            if !device_claims::is_allocated(claim) {
+                if let Some(why) = hindrance(claim, context) {
+                    return Err(Rejection::unresolvable(why));
+                }
+                waiting.push(claim.clone());
+            } else if !device_claims::can_be_reserved(claim) && !device_claims::is_reserved_for(&pod.pod, claim) {
+                return Err(Rejection::unresolvable("resourceclaim in use"));
+            }
+        }
+        let in_use = if waiting.is_empty() {
+            InUse::default()
+        } else {
+            let allocated = context.listers.allocated_claims();
+            InUse::by(allocated.iter().map(Arc::as_ref))
+        };
+        cycle.put_lasting(Claims {
+            all: Arc::new(all),
+            waiting: Arc::new(waiting),
+            pools: context.listers.device_pools(),
+            in_use: Arc::new(in_use),
+            by_node: Arc::default(),
+        });
+        Ok(PreFilter::AllNodes)
+    }
+
+    fn filter(&self, cycle: &CycleState, _: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
+        let (Some(claims), Some(object)) = (cycle.get::<Claims>(), &node.node) else { return Ok(()) };
+        if claims.all.iter().any(|claim| is_elsewhere(claim, node)) {
+            return Err(Rejection::unresolvable("resourceclaim not available on the node"));
+        }
+        if claims.waiting.is_empty() || claims.by_node.lock().contains_key(node.name()) {
+            return Ok(());
+        }
+        let inventory = Inventory {
+            pools: &claims.pools,
+            in_use: &claims.in_use,
+            class_of: &|name| context.listers.device_class(name),
+            programs: &self.programs,
+            share: &|| uuid::Uuid::new_v4().to_string(),
+        };
+        match allocate(&inventory, object, &claims.waiting) {
+            Ok(Some(chosen)) => {
+                claims.by_node.lock().insert(node.name().to_owned(), chosen);
+                Ok(())
+            }
+            Ok(None) => Err(Rejection::unresolvable("cannot allocate all claims")),
+            Err(Trouble::Invalid) => Err(Rejection::unresolvable("cannot allocate all claims: invalid resource pools were encountered")),
+            Err(Trouble::TooLong) => Err(Rejection::unresolvable("timed out trying to allocate devices")),
+            Err(Trouble::Wrong(why)) => Err(Rejection::unresolvable(why)),
+        }
+    }
+
+    fn post_filter(&self, _: &Filters<'_>, cycle: &CycleState, pod: &PodInfo, context: &Context<'_>, _: &FitError) -> PostFilter {
+        let Some(claims) = cycle.get::<Claims>() else { return PostFilter::Nothing("no new claims to deallocate".to_owned()) };
+        // Devices that nobody but this pod has, on some nodes only: elsewhere there may be others, and room for the pod.
+        let only_ours = |claim: &ResourceClaim| {
+            let consumers = claim.status.as_ref().and_then(|status| status.reserved_for.as_deref()).unwrap_or_default();
+            consumers.iter().all(|consumer| consumer.uid == pod.uid())
+        };
+        let elsewhere = |claim: &ResourceClaim| context.snapshot.nodes().iter().any(|node| is_elsewhere(claim, node));
+        let mut movable = claims.all.iter().filter(|claim| device_claims::is_allocated(claim) && only_ours(claim) && elsewhere(claim));
+        match movable.next() {
+            Some(claim) => PostFilter::Deallocate(ObjectKey::of(claim.as_ref()), "deallocation of ResourceClaim completed".to_owned()),
+            None => PostFilter::Nothing("still not schedulable".to_owned()),
+        }
+    }
+
+    fn pre_score(&self, cycle: &mut CycleState, _: &PodInfo, _: &[Arc<NodeInfo>], _: &Context<'_>) -> bool {
+        let has_alternatives = |claim: &Arc<ResourceClaim>| {
+            let mut requests = claim.spec.devices.iter().flat_map(|devices| devices.requests.iter().flatten());
+            requests.any(|request| request.first_available.is_some())
+        };
+        cycle.get::<Claims>().is_some_and(|claims| claims.waiting.iter().any(has_alternatives))
+    }
+
+    fn score(&self, cycle: &CycleState, _: &PodInfo, node: &NodeInfo) -> i64 {
+        let Some(claims) = cycle.get::<Claims>() else { return 0 };
+        claims.by_node.lock().get(node.name()).map_or(0, |chosen| worth(&claims.waiting, chosen))
+    }
+
+    fn normalize(&self, _: &CycleState, _: &[Arc<NodeInfo>], scores: &mut [i64]) {
+        scale(scores, false);
+    }
+
+    fn reserve(&self, cycle: &mut CycleState, _: &PodInfo, node: &NodeInfo, handle: &dyn Handle) -> Verdict {
+        let Some(claims) = cycle.get::<Claims>() else { return Ok(()) };
+        let chosen = claims.by_node.lock().remove(node.name()).unwrap_or_default();
+        let mut given = claims.waiting.iter().zip(chosen);
+        let mut reserved = Vec::new();
+        for claim in claims.all.iter() {
+            if device_claims::is_allocated(claim) {
+                reserved.push((claim.clone(), None));
+                continue;
+            }
+            let Some((_, allocation)) = given.next() else { return Err(Rejection::unschedulable("cannot allocate all claims")) };
+            let mut decided = claim.as_ref().clone();
+            decided.status.get_or_insert_default().allocation = Some(allocation.clone());
+            if !handle.devices().decisions().begin(decided) {
+                let claim = ObjectKey::of(claim.as_ref());
+                return Err(Rejection::unschedulable(format!("resource claim {claim} is in the process of being allocated")));
+            }
+            reserved.push((claim.clone(), Some(allocation)));
+        }
+        cycle.put_lasting(Reserved(Arc::new(reserved)));
+        Ok(())
+    }
+
+    fn unreserve(&self, cycle: &CycleState, _: &PodInfo, handle: &dyn Handle) {
+        let Some(claims) = cycle.get::<Claims>() else { return };
+        claims.waiting.iter().for_each(|claim| handle.devices().decisions().drop_unwritten(uid(claim)));
+    }
+
+    fn pre_bind<'a>(&'a self, cycle: &'a CycleState, pod: &'a PodInfo, _: &'a NodeInfo, handle: &'a dyn Handle) -> Option<Effect<'a>> {
+        let reserved = cycle.get::<Reserved>()?;
+        Some(Box::pin(binding::bind(&reserved.0, pod, handle.devices())))
+    }
+
+    fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
+        match event {
+            ClusterEvent::DeviceClaim(Changed { old, new }) => {
+                let uses = new.metadata.namespace.as_deref() == Some(pod.namespace())
+                    && pod_claims(pod)
+                        .iter()
+                        .filter_map(|claim| device_claims::used(&pod.pod, claim).ok().flatten())
+                        .any(|used| Some(used.name) == new.metadata.name.as_deref());
+                let Some(old) = old else { return uses };
+                let freed = device_claims::is_allocated(old) && !device_claims::is_allocated(new);
+                freed || (uses && old.status != new.status)
+            }
+            ClusterEvent::DeviceSlice(_) | ClusterEvent::DeviceClass(_) => true,
+            ClusterEvent::Node(Changed { old, new }) => old.as_ref().is_none_or(|old| old.metadata.labels != new.metadata.labels),
+            // What was decided for a pod and came to nothing is free, and no claim changes by that.
+            ClusterEvent::PodGone(gone) => !pod_claims(gone).is_empty(),
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
