@@ -4,6 +4,7 @@
 //! Policies and webhooks of the user's own come last, the validating ones before the quota is charged, as upstream.
 
 pub mod certificates;
+mod devices;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
@@ -144,7 +145,10 @@ type Make = fn(&Sources) -> Arc<dyn Admission>;
 /// A row: upstream's name, whether it is on by default, and how it is made.
 type Row = (&'static str, bool, Make);
 
-/// All plugins, in order. The escalation check is no plugin upstream but part of the storage of roles; it cannot be switched off.
+/// What is no plugin upstream but part of the storage of its kinds: it cannot be switched off.
+const OF_STORAGE: [&str; 2] = ["RBACEscalation", "DeviceAdminAccess"];
+
+/// All plugins, in order.
 const ROWS: &[Row] = &[
     ("NamespaceLifecycle", true, |s| Arc::new(namespace_lifecycle::NamespaceLifecycle { objects: s.objects.clone() })),
     ("LimitRanger", true, |s| Arc::new(limit_ranger::LimitRanger { objects: s.objects.clone() })),
@@ -167,6 +171,7 @@ const ROWS: &[Row] = &[
     ("ValidatingAdmissionPolicy", true, |s| Arc::new(policy::Validating::new(s))),
     ("ValidatingAdmissionWebhook", true, |s| Arc::new(webhook::Validating::new(s))),
     ("RBACEscalation", true, |s| Arc::new(Escalation { rbac: s.rbac.clone(), authorizer: s.authorizer.clone() })),
+    ("DeviceAdminAccess", true, |s| Arc::new(devices::AdminAccess { objects: s.objects.clone() })),
     ("ResourceQuota", true, |s| Arc::new(resource_quota::ResourceQuotas::new(s.objects.clone()))),
 ];
 
@@ -192,7 +197,7 @@ pub fn plugins(sources: &Sources, enable: &[String], disable: &[String]) -> Resu
         tracing::warn!(plugin = later, "this admission plugin is not built yet");
     }
     let on = |name: &str, default: bool| {
-        name == "RBACEscalation" || ((default || enable.iter().any(|n| n == name)) && !disable.iter().any(|n| n == name))
+        OF_STORAGE.contains(&name) || ((default || enable.iter().any(|n| n == name)) && !disable.iter().any(|n| n == name))
     };
     Ok(ROWS.iter().filter(|(name, default, _)| on(name, *default)).map(|(_, _, make)| make(sources)).collect())
 }

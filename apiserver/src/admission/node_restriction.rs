@@ -84,7 +84,10 @@ fn refers_to(pod: &Pod) -> Option<&'static str> {
     {
         return Some("configmaps");
     }
-    volumes().any(|v| v.persistent_volume_claim.is_some()).then_some("persistentvolumeclaims")
+    if volumes().any(|v| v.persistent_volume_claim.is_some()) {
+        return Some("persistentvolumeclaims");
+    }
+    spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()).then_some("resourceclaims")
 }
 
 fn pod_created(node: &str, pod: &Pod) -> Result<(), String> {

@@ -1,5 +1,7 @@
 //! ResourceSlice: devices of a node or network, as their driver publishes them.
 
+use super::validation::slices::slice_spec;
+use crate::field::ErrorList;
 use crate::kind::Kind;
 use crate::printer::{self, AGE, NAME, shown};
 use crate::resource::{Cells, Column, PrintContext, Resource, SelectableField};
@@ -9,6 +11,14 @@ use serde_json::json;
 const COLUMNS: &[Column] = &[NAME, shown("Node", "string"), shown("Driver", "string"), shown("Pool", "string"), AGE];
 
 impl Kind for ResourceSlice {
+    fn validate(&self, errors: &mut ErrorList) {
+        slice_spec(errors, &self.spec, None);
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut ErrorList) {
+        slice_spec(errors, &self.spec, Some(&old.spec));
+    }
+
     fn cells(&self, context: &PrintContext) -> Cells {
         let spec = &self.spec;
         let node = spec.node_name.as_deref().unwrap_or("");

@@ -210,6 +210,15 @@ pub fn status_update(errors: &mut ErrorList, pod: &Pod, old_pod: &Pod) {
     if new.qos_class != old.qos_class {
         errors.invalid(&path.child("qosClass"), str(&new.qos_class), IMMUTABLE);
     }
+    for (i, status) in items(&new.resource_claim_statuses).iter().enumerate() {
+        let path = path.child("resourceClaimStatuses").index(i);
+        if !items(&spec.resource_claims).iter().any(|claim| claim.name == status.name) {
+            errors.invalid(&path.child("name"), status.name.as_str(), "must match the name of an entry in `spec.resourceClaims`");
+        }
+        if let Some(name) = &status.resource_claim_name {
+            invalid(errors, &path.child("name"), name, names::dns1123_subdomain(name));
+        }
+    }
     let policy = str(&spec.restart_policy);
     stays_ended(errors, &path.child("containerStatuses"), items(&new.container_statuses), items(&old.container_statuses), policy, spec);
     let at = path.child("initContainerStatuses");
