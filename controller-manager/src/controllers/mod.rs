@@ -220,6 +220,12 @@ pub const TABLE: &[Row] = &[
         make: |context| Some(Arc::new(volumes::binder::Binder::new(context))),
     },
     Row {
+        name: "persistentvolume-attach-detach-controller",
+        component: "attachdetach-controller",
+        account: Some("attachdetach-controller"),
+        make: |context| Some(Arc::new(volumes::attach_detach::AttachDetach::new(context))),
+    },
+    Row {
         name: "volumeattributesclass-protection-controller",
         component: "volumeattributesclass-protection-controller",
         account: Some("volumeattributesclass-protection-controller"),

@@ -60,7 +60,6 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("device-taint-eviction-controller", "the kind is not served: its feature is off by default upstream"),
     ("node-route-controller", "there is no cloud whose routes could be set"),
     ("cloud-node-lifecycle-controller", "there is no cloud that could say that a machine is gone"),
-    ("persistentvolume-attach-detach-controller", "no kubelet of ours mounts what has to be attached"),
     ("persistentvolume-expander-controller", "every volume that can grow does so by its own driver"),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "the kind is not served: its feature is off by default upstream"),
     ("storageversion-garbage-collector-controller", "the kind is not served: its feature is off by default upstream"),

@@ -3,6 +3,7 @@
 //! A claim and a volume point at each other (`spec.volumeName`, `spec.claimRef`); annotations under `pv.kubernetes.io/` say which side of that was the
 //! controller's doing and may be undone by it. The names are the API between the binder, the scheduler and external provisioners.
 
+pub mod attach_detach;
 pub mod attributes_class_protection;
 pub mod binder;
 pub mod claim_protection;
