@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     config::{self, KubeletConfiguration},
     container::{network, security},
+    csi::{self, Csi},
     device::{Devices, Discovered},
     dynamic_resources::{Claims, drivers::Registrar},
     flags::Flags,
@@ -165,6 +166,12 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let pinning = Pinning::of(&settings, reserved, cpus, &root)?;
     let devices = Devices::new(&root).context("the directory of device plugins")?;
     let claims = Claims::new(&root, &name, client.clone()).context("the claims of dynamic resources")?;
+    let itself = client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
+        cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
+        api: Api::all(client),
+    });
+    let csi = client.clone().zip(caches.as_ref()).zip(itself.as_ref());
+    let csi = csi.map(|((client, caches), itself)| Csi::new(&root, &name, client, caches, itself.cache.clone()));
     let node = Arc::new(Node {
         clock: Clock::Wall,
         facts: facts.clone(),
@@ -178,10 +185,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         devices: Some(devices.clone()),
         pinning,
         claims: Some(claims.clone()),
-        itself: client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
-            cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
-            api: Api::all(client),
-        }),
+        csi: csi.clone(),
+        itself,
         cgroups: Some(cgroups),
         places: Some(Places { root: root.clone(), logs }),
         resolver: network::Resolver {
@@ -204,7 +209,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         tasks.spawn(pinning::keep(node.clone(), stop.clone()));
     }
     claims.drivers.wipe_all();
-    let kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices)), Arc::new(Registrar(claims.drivers.clone()))];
+    let mut kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices)), Arc::new(Registrar(claims.drivers.clone()))];
+    kinds.extend(csi.map(|csi| Arc::new(csi::Registrar(csi)) as Arc<dyn plugin::Kind>));
     tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];
@@ -365,6 +371,11 @@ async fn register_and_keep(
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let Some(registered) = node::registration::register(&nodes, &registration, &stop).await else { return };
     tracing::info!(node = %registration.name, port = facts.port, "registered");
+    if let Some(csi) = &node.csi
+        && let Err(error) = csi.announce().await
+    {
+        tracing::warn!(error = format!("{error:#}"), "the CSINode could not be made; the first driver will make it");
+    }
     let uid = registered.metadata.uid.unwrap_or_default();
     let lease = node::lease::keep(client, registration.name.clone(), uid.clone(), settings.node_lease_duration_seconds, stop.clone());
     let frequency =

@@ -82,6 +82,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             devices: None,
             claims: None,
             pinning: None,
+            csi: None,
             itself: None,
             cgroups: None,
             places: None,

@@ -6,6 +6,7 @@
 //! | [`container`] | what containers and sandboxes are made with: pure functions of the spec |
 //! | [`pod`] | one task per pod: observe, plan, act, report |
 //! | [`probe`], [`volume`], [`image`] | what pods have besides containers |
+//! | [`csi`] | volumes of drivers, and the drivers |
 //! | [`device`], [`dynamic_resources`] | devices, as device plugins and drivers of dynamic resources give them out |
 //! | [`plugin`] | plugins that register by a socket in the directory of all plugins |
 //! | [`source`] | where pods come from: the API, and manifests on the node |
@@ -17,13 +18,14 @@
 //! | [`hollow`] | many simulated nodes in one process |
 //! | [`reset`] | the end of a node: no pod stays |
 //!
-//! Deliberately absent: CSI, images as volumes, checkpoints. Nothing here polls the API: watches and timers
+//! Deliberately absent: checkpoints. Nothing here polls the API: watches and timers
 //! wake the work.
 
 pub mod agent;
 pub mod certificate;
 pub mod config;
 pub mod container;
+pub mod csi;
 pub mod device;
 pub mod dynamic_resources;
 pub mod flags;

@@ -78,6 +78,7 @@ type Watches<K> = Mutex<HashMap<(String, String), Watched<K>>>;
 
 struct Token {
     text: String,
+    ends: Timestamp,
     refresh_at: Timestamp,
 }
 
@@ -99,6 +100,11 @@ impl Lookup {
     /// Has `waker` notified when something that this pod looked up changes.
     pub fn register(&self, uid: &str, waker: Arc<Notify>) {
         self.wakers.lock().insert(uid.to_owned(), waker);
+    }
+
+    /// Who is notified when something happens to a pod.
+    pub fn waker(&self, uid: &str) -> Option<Arc<Notify>> {
+        self.wakers.lock().get(uid).cloned()
     }
 
     /// Forgets a pod: what only it used is watched no longer.
@@ -147,12 +153,22 @@ impl Lookup {
     /// A token of the pod's service account, for an audience (the API server's own by default), bound to the pod. It is kept until most of
     /// its time is over.
     pub async fn token(&self, pod: &Pod, audience: Option<&str>, seconds: Option<i64>) -> Result<String, LookupError> {
+        Ok(self.token_with_end(pod, audience, seconds).await?.0)
+    }
+
+    /// The same, with when it ends.
+    pub async fn token_with_end(
+        &self,
+        pod: &Pod,
+        audience: Option<&str>,
+        seconds: Option<i64>,
+    ) -> Result<(String, Timestamp), LookupError> {
         let client = self.client()?;
         let seconds = seconds.unwrap_or(TOKEN_SECONDS);
         let key = (identity::uid(pod).to_owned(), audience.unwrap_or_default().to_owned(), seconds);
         let now = Timestamp::now();
         if let Some(token) = self.tokens.lock().get(&key).filter(|t| t.refresh_at > now) {
-            return Ok(token.text.clone());
+            return Ok((token.text.clone(), token.ends));
         }
         let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
         let request = TokenRequest {
@@ -174,8 +190,8 @@ impl Lookup {
         let (Some(text), Some(expires)) = (status.token, status.expiration_timestamp) else {
             return Err(LookupError::Failed("the API server answered without a token".into()));
         };
-        self.tokens.lock().insert(key, Token { text: text.clone(), refresh_at: refresh_time(now, expires.0) });
-        Ok(text)
+        self.tokens.lock().insert(key, Token { text: text.clone(), ends: expires.0, refresh_at: refresh_time(now, expires.0) });
+        Ok((text, expires.0))
     }
 
     /// When the next of the pod's tokens is due for replacement.

@@ -6,6 +6,7 @@ mod bad_input;
 mod claims;
 mod components;
 mod containers;
+mod csi;
 mod deployment;
 mod explaining;
 mod images;

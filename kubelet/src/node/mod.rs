@@ -22,6 +22,7 @@ use crate::{
         resources::{self, Amounts, Qos, milli},
         security,
     },
+    csi::Csi,
     device::Devices,
     dynamic_resources::Claims,
     image::Images,
@@ -159,6 +160,8 @@ pub struct Node {
     pub claims: Option<Arc<Claims>>,
     /// CPUs that containers have for themselves; absent where none are given and on simulated nodes.
     pub pinning: Option<Arc<Pinning>>,
+    /// Volumes of drivers; absent without an API server and on simulated nodes.
+    pub csi: Option<Arc<Csi>>,
     /// The node as the API has it; absent without an API server and on simulated nodes.
     pub itself: Option<Itself>,
     /// Cgroups of pods; absent on simulated nodes.

@@ -1,7 +1,7 @@
 //! The node's status: a pure function of what the node is, what its runtime says and what it is short of, sent when it changes and every five minutes
 //! (upstream: `pkg/kubelet/nodestatus/setters.go`).
 //!
-//! Left out: `volumesInUse`, as there are no volumes that are attached; addresses that a cloud provider knows.
+//! Left out: addresses that a cloud provider knows.
 
 use super::{Node as NodeParts, eviction::signal::Pressure, machine::Machine};
 use crate::{
@@ -68,6 +68,8 @@ pub struct Seen<'a> {
     pub pressures: &'a [Pressure],
     /// What it has of what device plugins give out, and what of it is healthy.
     pub devices: (&'a Amounts, &'a Amounts),
+    /// The volumes that must not be detached.
+    pub volumes: &'a [String],
     /// Whether the machine is about to shut down.
     pub shutting_down: bool,
 }
@@ -125,6 +127,7 @@ pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition]
         images: Some(image_list(seen.images, facts.max_images)),
         node_info: Some(info),
         runtime_handlers: handlers,
+        volumes_in_use: Some(seen.volumes.to_vec()).filter(|names| !names.is_empty()),
         ..Default::default()
     }
 }
@@ -235,10 +238,14 @@ fn overwritten(told: &NodeStatus, at: u64, held: &Node) -> bool {
 
 /// The patch that tells a status: conditions and addresses are merged with what others wrote, images and the like replaced.
 fn patch(old: Option<&NodeStatus>, new: &NodeStatus) -> serde_json::Value {
-    let mut body = serde_json::to_value(new).unwrap_or_default();
+    let new = serde_json::to_value(new).unwrap_or_default();
+    let mut body = new.clone();
     if let (Some(old), Some(fields)) = (old, body.as_object_mut()) {
         let before = serde_json::to_value(old).unwrap_or_default();
         fields.retain(|name, value| name == "conditions" || before.get(name) != Some(value));
+        // What there is none of any more has to be said, too.
+        let gone = before.as_object().into_iter().flatten().filter(|(name, _)| new[name.as_str()].is_null());
+        fields.extend(gone.map(|(name, _)| (name.clone(), serde_json::Value::Null)));
     }
     json!({"status": body})
 }
@@ -263,7 +270,16 @@ pub async fn first(facts: &StatusFacts, node: &NodeParts) -> NodeStatus {
     let runtime = node.runtime.status().await.map_err(|e| e.to_string());
     let runtime = runtime.as_ref().map_err(String::as_str);
     let (all, healthy) = node.devices.as_ref().map(|d| d.amounts()).unwrap_or_default();
-    let seen = Seen { version: &version, runtime, images: &[], pressures: &[], devices: (&all, &healthy), shutting_down: false };
+    let volumes = node.csi.as_ref().map(|csi| csi.in_use()).unwrap_or_default();
+    let seen = Seen {
+        version: &version,
+        runtime,
+        images: &[],
+        pressures: &[],
+        devices: (&all, &healthy),
+        volumes: &volumes,
+        shutting_down: false,
+    };
     node_status(facts, seen, &[], now())
 }
 
@@ -286,6 +302,7 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
     let (mut pressures, mut shutting_down) = (node.vitals.pressures.subscribe(), node.vitals.shutting_down.subscribe());
     let mut image_changes = node.images.changes();
     let mut device_changes = node.devices.as_ref().map(|d| d.changes());
+    let mut volume_changes = node.csi.as_ref().map(|csi| csi.changes());
     let mut images: Option<(Vec<Image>, tokio::time::Instant)> = None;
     loop {
         if runtime_version.is_empty() {
@@ -303,12 +320,14 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
         let before = told.as_ref().and_then(|(s, _)| s.conditions.clone()).unwrap_or_default();
         let short_of = pressures.borrow_and_update().clone();
         let (all, healthy) = node.devices.as_ref().map(|d| d.amounts()).unwrap_or_default();
+        let volumes = node.csi.as_ref().map(|csi| csi.in_use()).unwrap_or_default();
         let seen = Seen {
             version: &runtime_version,
             runtime: runtime.as_ref().map_err(String::as_str),
             images: images.as_ref().map(|(list, _)| list.as_slice()).unwrap_or_default(),
             pressures: &short_of,
             devices: (&all, &healthy),
+            volumes: &volumes,
             shutting_down: *shutting_down.borrow_and_update(),
         };
         let new = node_status(&facts, seen, &before, now());
@@ -335,15 +354,16 @@ pub async fn keep(nodes: Api<Node>, facts: StatusFacts, node: Arc<NodeParts>, fr
             () = stop.cancelled() => return,
             Ok(()) = pressures.changed() => {}
             Ok(()) = shutting_down.changed() => {}
-            () = changed_devices(&mut device_changes) => {}
+            () = news(&mut device_changes) => {}
+            () = news(&mut volume_changes) => {}
             () = written.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }
 }
 
-/// Waits until there are more or fewer devices; for good where there are none.
-async fn changed_devices(changes: &mut Option<watch::Receiver<()>>) {
+/// Waits until there are more or fewer of them; for good where there are none.
+async fn news(changes: &mut Option<watch::Receiver<()>>) {
     let changed = match changes {
         Some(changes) => changes.changed().await.is_ok(),
         None => false,
@@ -405,7 +425,15 @@ mod tests {
 
     fn seen(runtime: &StatusResponse) -> Seen<'_> {
         let none = const { &Amounts::new() };
-        Seen { version: "containerd://1", runtime: Ok(runtime), images: &[], pressures: &[], devices: (none, none), shutting_down: false }
+        Seen {
+            version: "containerd://1",
+            runtime: Ok(runtime),
+            images: &[],
+            pressures: &[],
+            devices: (none, none),
+            volumes: &[],
+            shutting_down: false,
+        }
     }
 
     #[test]

@@ -22,7 +22,10 @@ use crate::{
     node::{Node, admission::Refusal, user_namespaces},
     recorder::About,
     runtime::{self, Features, RuntimeError},
-    volume::setup::{self, Paths},
+    volume::{
+        self,
+        setup::{self, Paths},
+    },
 };
 use k8s_cri::v1::{CdiDevice, Image, Mount, NamespaceMode, PodSandboxConfig, UserNamespace};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, Service, VolumeMount};
@@ -45,6 +48,8 @@ pub struct PodContext<'a> {
     pub told: &'a PodStatus,
     /// Where its volumes are.
     pub volumes: &'a Paths,
+    /// The images of its volumes that are not there.
+    pub missing: &'a volume::image::Missing,
     /// Its sandbox's id.
     pub sandbox: &'a str,
     /// Its sandbox's configuration.
@@ -140,6 +145,10 @@ async fn try_start(context: &PodContext<'_>, role: Role, container: &Container, 
         node.events.warning(&about, "Failed", format!("Error: {text}"));
         error
     };
+    if let Some(lacking) = volume::image::lacks(container, context.missing) {
+        node.events.warning(&about, "Failed", format!("Error: {}", lacking.message));
+        return Err(lacking);
+    }
     let image_name = container.image.clone().unwrap_or_default();
     let policy = container.image_pull_policy.as_deref();
     let wanted = Wanted { pod, image: &image_name, policy, about: about.clone(), sandbox: context.sandbox_config };
@@ -227,6 +236,7 @@ async fn prepare(
     let own: HashSet<&String> = env.iter().map(|(name, _)| name).collect();
     let of_devices: Vec<_> = std::mem::take(&mut devices.env).into_iter().filter(|(name, _)| !own.contains(name)).collect();
     env.extend(of_devices);
+    devices.devices.extend(setup::devices(container, context.volumes).map_err(|e| e.0)?);
     let mut mounts = std::mem::take(&mut devices.mounts);
     // A simulated node has no volumes, so nothing is mounted.
     if let Some(places) = &node.places {

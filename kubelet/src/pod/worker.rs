@@ -21,8 +21,9 @@ use crate::{
     probe::manager::Probes,
     recorder::{About, Recorder},
     runtime::{self, Runtime},
-    volume::{VolumeContext, setup},
+    volume::{VolumeContext, image, setup},
 };
+use anyhow::Context;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus},
@@ -42,6 +43,8 @@ const RETRY: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_secs(1);
 /// The longest time between tries to set up volumes (upstream: 2 min 2 s).
 const VOLUME_RETRY_MAX: Duration = Duration::from_secs(122);
+/// How long a pod waits for its volumes before that is told (upstream: 2 min 3 s).
+const VOLUME_PATIENCE: Duration = Duration::from_secs(123);
 /// The first time between them.
 const VOLUME_RETRY_MIN: Duration = Duration::from_millis(500);
 /// The conditions that are the kubelet's; all others belong to others.
@@ -144,6 +147,8 @@ pub struct Worker {
     volume_retry: Duration,
     /// When it was first seen, until it runs.
     seen: Option<Instant>,
+    /// Since when it waits for volumes.
+    volumes_awaited: Option<Instant>,
     /// Cancelled once nothing of the pod runs any more.
     ended: CancellationToken,
 }
@@ -167,6 +172,7 @@ impl Worker {
             resize: Resize::of(pod),
             volume_retry: VOLUME_RETRY_MIN,
             seen: pod.status.as_ref().is_none_or(|s| s.phase.as_deref() == Some("Pending")).then(Instant::now),
+            volumes_awaited: None,
             ended,
         }
     }
@@ -394,22 +400,41 @@ impl Worker {
         }
         looks.extend(deadline(pod, &self.status).map(until));
         looks.extend(self.node.lookup.next_refresh(&self.uid).map(until));
+        looks.extend(self.node.csi.as_ref().and_then(|csi| csi.next_look(&self.uid)));
         looks.into_iter().min()
     }
 
     async fn set_up_volumes(&mut self, pod: &Arc<Pod>) -> Result<setup::Paths, Duration> {
         let Some(places) = &self.node.places else { return Ok(setup::Paths::new()) };
         let ips = self.observed.ips();
-        let context = VolumeContext { pod, lookup: &self.node.lookup, node: &self.node.facts, pod_ips: &ips };
+        let context = VolumeContext {
+            pod,
+            lookup: &self.node.lookup,
+            node: &self.node.facts,
+            csi: self.node.csi.as_ref(),
+            events: &self.node.events,
+            pod_ips: &ips,
+        };
         match setup::set_up(&places.root, &context).instrument(tracing::debug_span!("volumes")).await {
             Ok(paths) => {
                 self.volume_retry = VOLUME_RETRY_MIN;
+                self.volumes_awaited = None;
                 Ok(paths)
             }
             Err(failed) => {
-                for (volume, error) in failed {
-                    let message = format!("MountVolume.SetUp failed for volume {volume:?} : {error}");
-                    self.node.events.warning(&About::pod(pod), "FailedMount", message);
+                let about = About::pod(pod);
+                let mut missing: Vec<_> = failed.iter().map(|failure| failure.volume.as_str()).collect();
+                missing.sort_unstable();
+                if self.volumes_awaited.get_or_insert_with(Instant::now).elapsed() >= VOLUME_PATIENCE {
+                    self.volumes_awaited = None;
+                    let names = missing.join(" ");
+                    let message = format!(
+                        "Unable to attach or mount volumes: unmounted volumes=[{names}], unattached volumes=[], failed to process volumes=[]: context deadline exceeded"
+                    );
+                    self.node.events.warning(&about, "FailedMount", message);
+                }
+                for (reason, message) in failed.into_iter().filter_map(|failure| failure.event) {
+                    self.node.events.warning(&about, reason, message);
                 }
                 let wait = self.volume_retry;
                 self.volume_retry = (wait * 2).min(VOLUME_RETRY_MAX);
@@ -455,8 +480,20 @@ impl Worker {
                 return done.failed();
             }
         }
-        let context =
-            PodContext { node: &node, pod, told: &self.status.clone(), volumes, sandbox: &id, sandbox_config: &config, ips: &ips };
+        let (volumes, missing) = match plan.start.is_empty() {
+            true => Default::default(),
+            false => image::fetch(&node, pod, &config, volumes).await,
+        };
+        let context = PodContext {
+            node: &node,
+            pod,
+            told: &self.status.clone(),
+            volumes: &volumes,
+            missing: &missing,
+            sandbox: &id,
+            sandbox_config: &config,
+            ips: &ips,
+        };
         for (role, index) in plan.start {
             let Some(container) = nth(pod, role, index) else { continue };
             let started = self.try_start(&context, role, &container).await;
@@ -580,6 +617,9 @@ impl Worker {
             }
         }
         if let Some(places) = &self.node.places {
+            if let Some(csi) = &self.node.csi {
+                csi.tear_down(&self.uid).await.context("taking down the volumes of drivers")?;
+            }
             setup::tear_down(&places.root, &self.uid)?;
             let logs = places.logs.join(identity::log_directory(identity::namespace(pod), identity::name(pod), &self.uid));
             if deleted && logs.exists() {

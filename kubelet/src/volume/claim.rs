@@ -1,10 +1,10 @@
-//! `persistentVolumeClaim` and `ephemeral`: the claim's volume, where that is a path of this node (`hostPath`, `local`).
+//! `persistentVolumeClaim` and `ephemeral`: the claim's volume, which is a path of this node (`hostPath`, `local`) or a driver's (`csi`).
 //!
 //! Whether a volume is bound is the business of its controllers; here a claim without one is an error that is tried again. An `ephemeral` volume's claim
 //! has the pod's and the volume's name, and must be the pod's own.
 
 use super::{Backing, Result, VolumeContext, VolumeError, VolumeType, host_path};
-use crate::container::identity;
+use crate::{container::identity, csi::volume::CsiVolume};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -53,6 +53,9 @@ impl VolumeType for Claim {
             verify_owner(context.pod, &claim)?;
         }
         let read_only = volume.persistent_volume_claim.as_ref().and_then(|c| c.read_only) == Some(true);
+        if let Some(source) = persistent.spec.as_ref().and_then(|spec| spec.csi.as_ref()) {
+            return Ok(Backing::Csi(Box::new(CsiVolume::persistent(&persistent, source, claim, read_only))));
+        }
         let spec = persistent.spec.unwrap_or_default();
         if let Some(source) = spec.host_path {
             let path = Path::new(&source.path);
@@ -65,6 +68,10 @@ impl VolumeType for Claim {
             return Ok(Backing::Path { path: source.path.into(), read_only, owned: made_for_a_claim(&persistent.metadata) });
         }
         if let Some(source) = spec.local {
+            if spec.volume_mode.as_deref() == Some("Block") {
+                host_path::ensure(Path::new(&source.path), "BlockDevice")?;
+                return Ok(Backing::Device { path: source.path.into(), read_only });
+            }
             host_path::ensure(Path::new(&source.path), "Directory")?;
             return Ok(Backing::Path { path: source.path.into(), read_only, owned: true });
         }

@@ -2,12 +2,14 @@
 //! current while they run, and takes them down after.
 //!
 //! A volume lives in `ROOT/pods/UID/volumes/kubernetes.io~TYPE/NAME`, as upstream lays it out. What holds secrets is a tmpfs, and what
-//! the kubelet writes is read-only to containers. Left out: images as volumes, recursive read-only mounts, CSI, iSCSI, NFS and the other network types, and claims of any volume that is no `hostPath` or `local`.
+//! the kubelet writes is read-only to containers. Volumes of drivers are [`crate::csi`]'s. Left out: iSCSI, NFS and the other network types, and claims of such volumes.
 
 pub mod atomic_writer;
 pub mod claim;
+pub mod csi;
 pub mod downward;
 pub mod host_path;
+pub mod image;
 pub mod keys;
 pub mod memory;
 pub mod ownership;
@@ -15,10 +17,15 @@ pub mod projected;
 pub mod setup;
 pub mod sub_path;
 
-use crate::{lookup::Lookup, node::NodeFacts};
+use crate::{
+    csi::{Csi, volume::CsiVolume},
+    lookup::Lookup,
+    node::NodeFacts,
+    recorder::Recorder,
+};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Pod, Volume};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 /// A file of a volume: its content and its mode bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +69,10 @@ pub struct VolumeContext<'a> {
     pub lookup: &'a Lookup,
     /// The node.
     pub node: &'a NodeFacts,
+    /// The volumes of drivers; absent without an API server.
+    pub csi: Option<&'a Arc<Csi>>,
+    /// Events.
+    pub events: &'a Recorder,
     /// The pod's addresses, where they are known already.
     pub pod_ips: &'a [String],
 }
@@ -77,6 +88,17 @@ pub enum Backing {
         /// Whether what is in it is handed to the pod's `fsGroup`.
         owned: bool,
     },
+    /// A path that exists already and is a device.
+    Device {
+        /// The path.
+        path: PathBuf,
+        /// No container may write there.
+        read_only: bool,
+    },
+    /// An image, which the runtime has.
+    Image,
+    /// A volume of a driver.
+    Csi(Box<CsiVolume>),
     /// An empty directory of the pod, on disk or in memory (with a size in bytes, 0 for the kernel's default).
     Empty {
         /// In memory.
@@ -113,4 +135,6 @@ pub const TYPES: &[&dyn VolumeType] = &[
     &downward::DownwardApi,
     &projected::Projected,
     &claim::Claim,
+    &csi::Inline,
+    &image::ImageVolume,
 ];

@@ -5,6 +5,7 @@
 
 use crate::{
     container::identity::{CONTAINER_NAME, POD_UID},
+    csi::Csi,
     node::{Node, Places},
     pod::workers::Workers,
     volume::setup,
@@ -140,7 +141,7 @@ async fn sweep(workers: &Workers) -> anyhow::Result<()> {
     let labels = containers.iter().map(|c| &c.labels).chain(sandboxes.iter().map(|s| &s.labels));
     known.extend(labels.filter_map(|l| l.get(POD_UID).cloned()));
     node.users.retain(&known);
-    found.remove_orphans(places, &known)?;
+    found.remove_orphans(node.csi.as_deref(), places, &known).await?;
     for uid in cgroups.iter().filter(|uid| !known.contains(*uid)) {
         if let Some(all) = &node.cgroups {
             all.remove_by_uid(uid)?;
@@ -163,9 +164,16 @@ impl Found {
         Found { directories: list(&places.root.join("pods")), logs }
     }
 
-    fn remove_orphans(self, places: &Places, known: &HashSet<String>) -> io::Result<()> {
+    async fn remove_orphans(self, csi: Option<&Csi>, places: &Places, known: &HashSet<String>) -> io::Result<()> {
         for (uid, path) in orphans(self.directories, known) {
             tracing::info!(path = %path.display(), "removing what is left of a pod that is gone");
+            if let Some(csi) = csi
+                && let Err(error) = csi.tear_down(&uid).await
+            {
+                // Its driver may come later.
+                tracing::warn!(path = %path.display(), %error, "volumes of drivers could not be taken down");
+                continue;
+            }
             setup::tear_down(&places.root, &uid)?;
         }
         for (_, path) in orphans(self.logs, known) {
@@ -223,8 +231,8 @@ mod tests {
         assert_eq!(ids(plan(&containers, &sandboxes, &pods, Which::AllUnused)), ("a0 gone over".into(), "sa0 sb sc".into()));
     }
 
-    #[test]
-    fn directories_and_logs_of_pods_that_are_gone_go() {
+    #[tokio::test]
+    async fn directories_and_logs_of_pods_that_are_gone_go() {
         let dir = tempfile::tempdir().expect("a directory");
         let places = Places { root: dir.path().join("root"), logs: dir.path().join("logs") };
         for uid in ["known", "gone"] {
@@ -232,7 +240,7 @@ mod tests {
             fs::create_dir_all(places.logs.join(log_name(uid)).join("c")).expect("made");
         }
         fs::create_dir_all(places.logs.join("somebody's own")).expect("made");
-        Found::on(&places).remove_orphans(&places, &HashSet::from(["known".to_owned()])).expect("swept");
+        Found::on(&places).remove_orphans(None, &places, &HashSet::from(["known".to_owned()])).await.expect("swept");
         let names = |path: &PathBuf| {
             let mut names: Vec<_> = list(path).into_iter().map(|(name, _)| name).collect();
             names.sort();

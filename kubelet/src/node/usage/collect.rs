@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     container::identity::{self, CONTAINER_NAME, POD_UID},
+    csi::{protocol::VolumeUsage, usage::Usages},
     node::{Node, Places, eviction::sample},
     runtime::{Result, Runtime},
     volume::setup,
@@ -96,7 +97,11 @@ pub async fn collect(node: &Node, pods: &[Arc<Pod>], detail: Detail) -> Result<S
     let runtime = node.runtime.as_ref();
     let (stats, containers) = tokio::try_join!(runtime.container_stats(), runtime.list_containers(&[]))?;
     let images = node.vitals.meter.image_root(runtime).await;
-    let reader = Reader { node, now: node.clock.now(), images, detail };
+    let told = match node.csi.as_ref().filter(|_| detail == Detail::All) {
+        Some(csi) => csi.usages().await,
+        None => Usages::new(),
+    };
+    let reader = Reader { node, now: node.clock.now(), images, detail, told };
     let running: HashMap<&str, &cri::Container> =
         containers.iter().filter(|c| c.state == cri::ContainerState::ContainerRunning as i32).map(|c| (c.id.as_str(), c)).collect();
     let mut by_pod: BTreeMap<&str, Vec<(&cri::ContainerStats, &cri::Container)>> = BTreeMap::new();
@@ -122,6 +127,8 @@ struct Reader<'a> {
     now: Timestamp,
     images: Option<PathBuf>,
     detail: Detail,
+    /// What drivers say of their volumes.
+    told: Usages,
 }
 
 fn positive(amount: i64) -> Option<u64> {
@@ -301,17 +308,38 @@ impl Reader<'_> {
     fn volume(&self, places: &Places, pod: &Pod, volume: &Volume) -> Option<VolumeStats> {
         let claim = volume.persistent_volume_claim.as_ref().map(|c| c.claim_name.clone());
         let generic = volume.ephemeral.as_ref().map(|_| format!("{}-{}", identity::name(pod), volume.name));
+        let claimed = claim.or(generic).map(|name| PvcReference { name, namespace: identity::namespace(pod).into() });
+        if let Some(told) = self.told.get(&(identity::uid(pod).to_owned(), volume.name.clone())) {
+            return Some(VolumeStats { name: volume.name.clone(), fs: told_fs(told, self.time()), pvc_ref: claimed, ephemeral: false });
+        }
         let volumes = setup::pod_dir(&places.root, identity::uid(pod)).join("volumes");
         let kinds = fs::read_dir(volumes).ok()?;
         let path = kinds.flatten().map(|kind| kind.path().join(&volume.name)).find(|path| path.is_dir())?;
         let in_memory = volume.empty_dir.as_ref().is_some_and(|e| e.medium.as_deref() == Some("Memory"));
         let ephemeral = (volume.empty_dir.is_some() && !in_memory) || volume.config_map.is_some();
-        let claimed = claim.or(generic).map(|name| PvcReference { name, namespace: identity::namespace(pod).into() });
         // What has a file system of its own is measured by it.
         let own = disk::are_apart(&path, path.parent().unwrap_or(&path));
         let used = (!own).then(|| disk::tree(&path)).map(|tree| (tree.bytes, tree.inodes));
         let fs = self.fs(self.filesystem(&path), used);
         Some(VolumeStats { name: volume.name.clone(), fs, pvc_ref: claimed, ephemeral })
+    }
+}
+
+/// A volume by its driver's word.
+fn told_fs(told: &[VolumeUsage], time: String) -> Fs {
+    const BYTES: i32 = 1;
+    const INODES: i32 = 2;
+    let of = |unit: i32| told.iter().find(|usage| usage.unit == unit);
+    let bytes = |part: fn(&VolumeUsage) -> i64| of(BYTES).map(part).and_then(positive);
+    let inodes = |part: fn(&VolumeUsage) -> i64| of(INODES).map(part).and_then(positive);
+    Fs {
+        time,
+        available_bytes: bytes(|u| u.available),
+        capacity_bytes: bytes(|u| u.total),
+        used_bytes: bytes(|u| u.used),
+        inodes_free: inodes(|u| u.available),
+        inodes: inodes(|u| u.total),
+        inodes_used: inodes(|u| u.used),
     }
 }
 

@@ -94,6 +94,7 @@ impl World {
             devices: None,
             claims: None,
             pinning: None,
+            csi: None,
             itself: None,
             cgroups: None,
             places: None,
