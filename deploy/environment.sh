@@ -50,6 +50,14 @@ step() {
   printf '%7.2fs  %s\n' "$(( ($(date +%s%N) - started_at) / 10000000 ))e-2" "$*"
 }
 
+programs=(apiserver scheduler controller-manager kubelet kube-proxy pod-network dns kubectl)
+
+# build [ARGUMENT...]: all programs, and what more cargo is told to build. Always all: another choice of packages is another choice of their dependencies' features,
+# and most would be built once more.
+build() {
+  (cd "$root" && cargo build --profile "${profile/debug/dev}" --quiet "${programs[@]/#/--package=}" "$@")
+}
+
 fail() {
   printf 'error: %s\n' "$*" >&2
   exit 1

@@ -18,19 +18,23 @@ fn main() {
     let mut rest = arguments.iter();
     while let Some(key) = rest.next() {
         match (key.strip_prefix("--"), rest.next()) {
-            (Some(key @ ("server" | "token" | "pid" | "pods" | "only")), Some(value)) => {
+            (Some(key @ ("server" | "token" | "pid" | "pods" | "nodes" | "only")), Some(value)) => {
                 drop(options.insert(key.to_owned(), value.clone()))
             }
             _ => {
-                eprintln!("usage: bench [--only api|in-process|cluster|scale] [--pods N] [--server URL --token T [--pid P]]");
+                eprintln!("usage: bench [--only api|in-process|cluster|scale] [--pods N] [--nodes N] [--server URL --token T [--pid P]]");
                 std::process::exit(2);
             }
         }
     }
-    let pods = options.get("pods").map_or(Ok(5000), |n| n.parse()).unwrap_or_else(|_| {
-        eprintln!("--pods takes a number");
-        std::process::exit(2);
-    });
+    let number = |key: &str| {
+        let parsed = options.get(key).map(|n| n.parse::<usize>()).transpose();
+        parsed.unwrap_or_else(|_| {
+            eprintln!("--{key} takes a number");
+            std::process::exit(2);
+        })
+    };
+    let pods = number("pods").unwrap_or(5000);
     let only = options.get("only").map(String::as_str);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be started");
     let wanted = |part: &str| only.is_none_or(|only| only == part);
@@ -59,6 +63,6 @@ fn main() {
         cluster::measure();
     }
     if wanted("scale") {
-        scale::measure(pods);
+        scale::measure(pods, number("nodes"));
     }
 }

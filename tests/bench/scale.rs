@@ -1,7 +1,7 @@
 //! The control plane at scale, on simulated nodes: how long a Deployment's pods take to appear, to run and to go, and what each process holds in
 //! memory before and after. 110 pods fit on a node, as upstream's kubelet allows.
 
-use crate::process::{memory, usage};
+use crate::process::{memory, resident, usage};
 use skiff_testing::{Cluster, Kubectl, eventually};
 use std::time::{Duration, Instant};
 
@@ -10,15 +10,18 @@ const STEP: usize = 1000;
 const PATIENCE: u64 = 600;
 const IDLE: Duration = Duration::from_secs(20);
 
-/// Prints the rows for `pods` pods; makes and removes a cluster of its own.
-pub fn measure(pods: usize) {
+/// Prints the rows for `pods` pods on as many simulated nodes, or as many as they need; makes and removes a cluster of its own.
+pub fn measure(pods: usize, nodes: Option<usize>) {
     let cluster = Cluster::private(8);
-    let nodes = pods.div_ceil(PODS_PER_NODE);
+    let nodes = nodes.unwrap_or_else(|| pods.div_ceil(PODS_PER_NODE));
     let begun = Instant::now();
     cluster.up(&["--hollow", &nodes.to_string()]);
     println!("| deploy/up with {nodes} simulated nodes to all Ready | {:.2} s |", begun.elapsed().as_secs_f64());
     let k = Kubectl::new(&cluster, cluster.binary("kubectl"), "scale", "ours");
     processes(&cluster, "fresh");
+    let kubelet =
+        || cluster.processes().into_iter().find(|(name, _)| name == "kubelet").map_or(0.0, |(_, pid)| resident(pid.cast_unsigned()));
+    let empty = kubelet();
 
     k.ok(&["create", "deployment", "web", "--image", "nginx", "--replicas", "0"]);
     let reached = |field: &str, count: usize, begun: Instant| {
@@ -39,6 +42,11 @@ pub fn measure(pods: usize) {
         println!("| Deployment {STEP} to {pods} pods, all Ready | {ready:.2} s |");
     }
     processes(&cluster, &format!("with {pods} pods"));
+    println!(
+        "| memory of the kubelet of {nodes} simulated nodes | {:.1} KB a node without pods, {:.1} KB a pod |",
+        empty * 1024.0 / nodes as f64,
+        (kubelet() - empty) * 1024.0 / pods as f64
+    );
 
     let begun = Instant::now();
     k.ok(&["delete", "namespace", &k.namespace]);
