@@ -328,6 +328,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         allocatable: facts.allocatable.clone(),
         port: i32::from(server_port),
         max_images: usize::try_from(settings.node_status_max_images).ok(),
+        pinned: node.pinning.is_some(),
     };
     let mut taints = settings.register_with_taints.clone();
     for text in flags.register_with_taints.iter().filter(|t| !t.is_empty()) {

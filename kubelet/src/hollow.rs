@@ -104,6 +104,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             allocatable: facts.allocatable,
             port: PORT,
             max_images: usize::try_from(settings.node_status_max_images).ok(),
+            pinned: false,
         };
         let labels = agent::parse_labels(&flags.node_labels)?;
         let taints =

@@ -176,6 +176,15 @@ struct Booked {
     ports: Vec<HostPort>,
 }
 
+/// Why a pod is not given what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// Others hold it: it may fit once they have gone.
+    Later(Shortage),
+    /// It never will: the words.
+    Never(String),
+}
+
 /// What a pod asks for that was given less.
 pub struct Ask {
     wanted: Held,
@@ -249,10 +258,11 @@ impl Admission {
     }
 
     /// The pod holds what it asks for from now on if it fits. Else answers what is short, and whether it may fit once others have gone, when it is woken.
-    pub fn resize(&self, uid: &str, ask: Ask, allocatable: &Amounts) -> Result<(), (Shortage, bool)> {
+    pub fn resize(&self, uid: &str, ask: Ask, allocatable: &Amounts) -> Result<(), Unfit> {
         let wanted = &ask.wanted;
-        if let Some(short) = shortage(wanted, &Held::new(), allocatable) {
-            return Err((short, false));
+        if let Some(Shortage { name, requested, capacity, .. }) = shortage(wanted, &Held::new(), allocatable) {
+            let message = format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}");
+            return Err(Unfit::Never(message));
         }
         let mut pods = self.pods.lock();
         let used = sum(pods.iter().filter(|(other, _)| *other != uid).map(|(_, booked)| &booked.held));
@@ -260,7 +270,7 @@ impl Admission {
             let mut all = self.waiting.lock();
             let since = all.get(uid).map_or_else(|| self.waited.fetch_add(1, Ordering::Relaxed), |before| before.since);
             all.insert(uid.to_owned(), Waiting { ask, allocatable: allocatable.clone(), since });
-            return Err((short, true));
+            return Err(Unfit::Later(short));
         }
         self.waiting.lock().remove(uid);
         if let Some(booked) = pods.get_mut(uid) {
@@ -365,8 +375,11 @@ mod tests {
         assert_eq!(admission.admit("c", &pod(json!({"containers": []})), None, &allocatable()).expect_err("the third").reason, "OutOfpods");
         let waker = Arc::new(Notify::new());
         let short = |name: &str, requested, used, capacity| Shortage { name: name.into(), requested, used, capacity };
-        assert_eq!(admission.resize("b", ask(600, 0, &waker), &allocatable()), Err((short("cpu", 600, 1500, 2000), true)));
-        assert_eq!(admission.resize("b", ask(2001, 0, &waker), &allocatable()), Err((short("cpu", 2001, 0, 2000), false)));
+        assert_eq!(admission.resize("b", ask(600, 0, &waker), &allocatable()), Err(Unfit::Later(short("cpu", 600, 1500, 2000))));
+        assert_eq!(
+            admission.resize("b", ask(2001, 0, &waker), &allocatable()),
+            Err(Unfit::Never("Node didn't have enough capacity: cpu, requested: 2001, capacity: 2000".into()))
+        );
         admission.release("a");
         assert!(waker.notified().now_or_never().is_some(), "who waited is told that there is room");
         assert_eq!(admission.resize("b", ask(600, 0, &waker), &allocatable()), Ok(()));
@@ -385,7 +398,10 @@ mod tests {
             .into_iter()
             .map(|(uid, priority, cpu)| {
                 let waker = Arc::new(Notify::new());
-                assert!(admission.resize(uid, ask(cpu, priority, &waker), &allocatable).is_err_and(|(_, later)| later), "{uid}");
+                assert!(
+                    admission.resize(uid, ask(cpu, priority, &waker), &allocatable).is_err_and(|why| matches!(why, Unfit::Later(_))),
+                    "{uid}"
+                );
                 (uid, waker)
             })
             .collect();

@@ -53,6 +53,8 @@ pub struct StatusFacts {
     pub port: i32,
     /// How many images are listed at most; without a number, all.
     pub max_images: Option<usize>,
+    /// Whether containers have CPUs for themselves.
+    pub pinned: bool,
 }
 
 /// What is seen when a status is made.
@@ -96,7 +98,13 @@ const PRESSURES: [(Pressure, Words, Words); 3] = [
 
 /// What this kubelet can do that not every kubelet can, sorted: schedulers keep pods that need it from other nodes, and the server refuses a change of the
 /// CPUs of a Guaranteed pod elsewhere (KEP-5328).
-const DECLARED: [&str; 2] = ["GuaranteedQoSPodCPUResize", "RestartAllContainersOnContainerExits"];
+const DECLARED: [&str; 2] = [CPU_RESIZE, "RestartAllContainersOnContainerExits"];
+const CPU_RESIZE: &str = "GuaranteedQoSPodCPUResize";
+
+/// The features that a node declares. CPUs of a container's own do not grow.
+fn declared(pinned: bool) -> Vec<String> {
+    DECLARED.into_iter().filter(|feature| !pinned || *feature != CPU_RESIZE).map(str::to_owned).collect()
+}
 
 /// The status. `before` holds the conditions as they were told last: they keep their transition times.
 pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition], now: Timestamp) -> NodeStatus {
@@ -121,7 +129,7 @@ pub fn node_status(facts: &StatusFacts, seen: Seen<'_>, before: &[NodeCondition]
         allocatable: Some(with(&facts.allocatable, seen.devices.1)),
         capacity: Some(with(&facts.capacity, seen.devices.0)),
         conditions: Some(conditions),
-        declared_features: Some(DECLARED.map(str::to_owned).to_vec()),
+        declared_features: Some(declared(facts.pinned)),
         daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: facts.port }) }),
         features,
         images: Some(image_list(seen.images, facts.max_images)),
@@ -409,6 +417,7 @@ mod tests {
             allocatable: Amounts::new(),
             port: 10250,
             max_images: Some(50),
+            pinned: false,
         }
     }
 
@@ -501,6 +510,7 @@ mod tests {
         let handlers = status.runtime_handlers.expect("handlers");
         assert_eq!(handlers.iter().map(|h| h.name.as_deref().unwrap_or_default()).collect::<Vec<_>>(), ["", "runc"]);
         assert_eq!(handlers[1].features.as_ref().and_then(|f| f.recursive_read_only_mounts), Some(true));
+        assert_eq!(declared(true), ["RestartAllContainersOnContainerExits"]);
         assert_eq!(status.features.and_then(|f| f.supplemental_groups_policy), Some(true));
         let images = status.images.expect("images");
         assert_eq!((images.len(), images[0].size_bytes), (50, Some(59)));

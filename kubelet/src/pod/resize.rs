@@ -10,7 +10,7 @@ use super::{
     observed::Observed,
     restart::is_sidecar,
 };
-use crate::node::admission::Shortage;
+use crate::node::admission::{Shortage, Unfit};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodCondition, PodSpec, ResourceRequirements},
@@ -149,7 +149,7 @@ impl Resize {
     }
 
     /// Allocates what the pod asks for if `fits` books it. Answers with the pod as it is to be run.
-    pub fn allocate(&mut self, pod: &Arc<Pod>, fits: impl FnOnce(&PodSpec) -> Result<(), (Shortage, bool)>) -> Arc<Pod> {
+    pub fn allocate(&mut self, pod: &Arc<Pod>, fits: impl FnOnce(&PodSpec) -> Result<(), Unfit>) -> Arc<Pod> {
         let Some(spec) = &pod.spec else { return pod.clone() };
         if self.is_given(pod, spec) {
             self.pending = None;
@@ -165,18 +165,16 @@ impl Resize {
                 self.news.push(news(pod, "ResizeStarted", "started", ""));
                 pod.clone()
             }
-            Err((Shortage { name, requested, used, capacity }, later)) => {
-                let pending = match later {
-                    true => (
-                        "Deferred",
-                        format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"),
-                    ),
-                    false => {
-                        ("Infeasible", format!("Node didn't have enough capacity: {name}, requested: {requested}, capacity: {capacity}"))
+            Err(why) => {
+                let (event, pending) = match why {
+                    Unfit::Later(Shortage { name, requested, used, capacity }) => {
+                        let message =
+                            format!("Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}");
+                        ("ResizeDeferred", ("Deferred", message))
                     }
+                    Unfit::Never(message) => ("ResizeInfeasible", ("Infeasible", message)),
                 };
                 if self.pending.as_ref() != Some(&pending) {
-                    let event = if later { "ResizeDeferred" } else { "ResizeInfeasible" };
                     self.news.push(news(pod, event, pending.0, &pending.1));
                 }
                 self.pending = Some(pending);
@@ -368,9 +366,9 @@ mod tests {
         assert!(resize.due(&first, &running()).is_empty());
 
         let larger = pod("2", json!([]));
-        let short = |later| move |_: &PodSpec| Err((Shortage { name: "cpu".into(), requested: 2000, used: 1, capacity: 1500 }, later));
-        for (later, reason) in [(true, "Deferred"), (false, "Infeasible")] {
-            let given = resize.allocate(&larger, short(later));
+        let short = Unfit::Later(Shortage { name: "cpu".into(), requested: 2000, used: 1, capacity: 1500 });
+        for (why, reason) in [(short, "Deferred"), (Unfit::Never("too much".into()), "Infeasible")] {
+            let given = resize.allocate(&larger, |_| Err(why));
             assert_eq!(
                 given.spec.as_ref().map(|s| s.containers[0].resources.clone()),
                 first.spec.as_ref().map(|s| s.containers[0].resources.clone())

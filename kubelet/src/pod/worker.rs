@@ -15,9 +15,15 @@ use super::{
     status::{self, Reasons, StatusInput},
 };
 use crate::{
-    container::{identity, resources},
+    container::{
+        identity,
+        resources::{self, Qos},
+    },
     image::NotStarted,
-    node::{Node, admission},
+    node::{
+        Node,
+        admission::{self, Unfit},
+    },
     probe::manager::Probes,
     recorder::{About, Recorder},
     runtime::{self, Runtime},
@@ -339,7 +345,13 @@ impl Worker {
     /// Gives the pod what it asks for, if there is room, and brings its containers to it. Answers with the pod as it is to be run.
     async fn allocate(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
         let (node, uid, waker) = (self.node.clone(), &self.uid, &self.waker);
-        let fits = |spec: &PodSpec| node.admission.resize(uid, admission::Ask::of(spec, waker), &node.facts.allocatable);
+        let fits = |spec: &PodSpec| {
+            // Its CPUs, or those of others, would have to be chosen anew.
+            if node.pinning.is_some() && resources::qos(pod) == Qos::Guaranteed {
+                return Err(Unfit::Never("Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy".into()));
+            }
+            node.admission.resize(uid, admission::Ask::of(spec, waker), &node.facts.allocatable)
+        };
         self.resize.meet(pod, &self.observed);
         let pod = self.resize.allocate(pod, fits);
         let due: Vec<_> = self.resize.due(&pod, &self.observed).into_iter().filter(|(_, _, restart)| !restart).collect();
