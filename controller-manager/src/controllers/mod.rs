@@ -226,6 +226,12 @@ pub const TABLE: &[Row] = &[
         make: |context| Some(Arc::new(volumes::attach_detach::AttachDetach::new(context))),
     },
     Row {
+        name: "persistentvolume-expander-controller",
+        component: "volume_expand",
+        account: Some("expand-controller"),
+        make: |context| Some(Arc::new(volumes::expander::Expander::new(context))),
+    },
+    Row {
         name: "volumeattributesclass-protection-controller",
         component: "volumeattributesclass-protection-controller",
         account: Some("volumeattributesclass-protection-controller"),

@@ -60,7 +60,6 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("device-taint-eviction-controller", "the kind is not served: its feature is off by default upstream"),
     ("node-route-controller", "there is no cloud whose routes could be set"),
     ("cloud-node-lifecycle-controller", "there is no cloud that could say that a machine is gone"),
-    ("persistentvolume-expander-controller", "every volume that can grow does so by its own driver"),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "the kind is not served: its feature is off by default upstream"),
     ("storageversion-garbage-collector-controller", "the kind is not served: its feature is off by default upstream"),
     ("validatingadmissionpolicy-status-controller", "expressions are not checked for their types"),

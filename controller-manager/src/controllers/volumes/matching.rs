@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use std::sync::Arc;
 
 /// How much a claim asks for.
-fn requested(claim: &PersistentVolumeClaim) -> Quantity {
+pub fn requested(claim: &PersistentVolumeClaim) -> Quantity {
     let size = || Quantity::of(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?.get("storage")?).ok();
     size().unwrap_or(Quantity::ZERO)
 }

@@ -8,6 +8,7 @@ pub mod attributes_class_protection;
 pub mod binder;
 pub mod claim_protection;
 pub mod ephemeral;
+pub mod expander;
 pub mod local;
 pub mod matching;
 pub mod volume_protection;
