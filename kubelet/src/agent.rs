@@ -31,6 +31,7 @@ use crate::{
     pinning::{self, Pinning, topology::Topology},
     plugin,
     pod::workers::Workers,
+    pod_resources,
     recorder::{About, Recorder},
     runtime::{Runtime, cri::Cri},
     server::{self, tls},
@@ -209,9 +210,11 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         tasks.spawn(pinning::keep(node.clone(), stop.clone()));
     }
     claims.drivers.wipe_all();
-    let mut kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices)), Arc::new(Registrar(claims.drivers.clone()))];
+    let mut kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices.clone())), Arc::new(Registrar(claims.drivers.clone()))];
     kinds.extend(csi.map(|csi| Arc::new(csi::Registrar(csi)) as Arc<dyn plugin::Kind>));
     tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));
+    let shown = pod_resources::Told { workers: workers.clone(), devices, claims: claims.clone() };
+    tasks.spawn(pod_resources::serve(root.clone(), shown, stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];
     let awaited = settings.server_tls_bootstrap && settings.tls_cert_file.is_empty();

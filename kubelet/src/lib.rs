@@ -8,6 +8,7 @@
 //! | [`probe`], [`volume`], [`image`] | what pods have besides containers |
 //! | [`csi`] | volumes of drivers, and the drivers |
 //! | [`device`], [`dynamic_resources`] | devices, as device plugins and drivers of dynamic resources give them out |
+//! | [`pod_resources`] | which containers have which devices, for programs on the node |
 //! | [`plugin`] | plugins that register by a socket in the directory of all plugins |
 //! | [`source`] | where pods come from: the API, and manifests on the node |
 //! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
@@ -37,6 +38,7 @@ pub mod node;
 pub mod pinning;
 pub mod plugin;
 pub mod pod;
+pub mod pod_resources;
 pub mod probe;
 pub mod recorder;
 pub mod reset;

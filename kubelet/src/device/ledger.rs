@@ -178,6 +178,12 @@ impl Ledger {
         self.pods.get(uid)?.get(container)
     }
 
+    /// The devices that can be given out, by resource.
+    pub fn healthy(&self) -> BTreeMap<String, Vec<String>> {
+        let well = |resource: &Resource| resource.devices.iter().filter(|(_, healthy)| **healthy).map(|(id, _)| id.clone()).collect();
+        self.resources.iter().map(|(name, resource)| (name.clone(), well(resource))).collect()
+    }
+
     /// Nothing of the pod runs any more. Answers whether it had anything.
     pub fn release(&mut self, uid: &str) -> bool {
         self.pods.remove(uid).is_some()

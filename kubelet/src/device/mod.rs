@@ -5,7 +5,7 @@
 //! ([`crate::plugin`], see [`Discovered`]), is then asked for its devices for as long as it runs ([`plugin`]), and for what
 //! a container needs to use those that it is given. Who has which is in the [`ledger`], which is written down. The node's status counts them.
 //!
-//! Left out: topology hints, the pod-resources socket for monitoring, and the health of devices in pods' statuses.
+//! Left out: topology hints and the health of devices in pods' statuses.
 
 pub mod ledger;
 pub mod plugin;
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use plugin::Plugin;
 use protocol::RegisterRequest;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -147,6 +147,16 @@ impl Devices {
         self.ledger.lock().amounts(Timestamp::now())
     }
 
+    /// What a container was given, by resource.
+    pub fn given(&self, uid: &str, container: &str) -> ledger::OfContainer {
+        self.ledger.lock().of(uid, container).cloned().unwrap_or_default()
+    }
+
+    /// The devices that can be given out, by resource.
+    pub fn healthy(&self) -> BTreeMap<String, Vec<String>> {
+        self.ledger.lock().healthy()
+    }
+
     fn plugin(&self, resource: &str) -> Result<Plugin, String> {
         let plugin = self.endpoints.lock().get(resource).and_then(|e| e.plugin.clone());
         plugin.ok_or_else(|| format!("unknown Device Plugin {resource}"))
@@ -190,7 +200,7 @@ impl Devices {
 
     /// What a container of the pod is to be started with; its plugins are told that it starts.
     pub async fn start(&self, pod: &Pod, container: &Container) -> Result<Extras, String> {
-        let given = self.ledger.lock().of(identity::uid(pod), &container.name).cloned().unwrap_or_default();
+        let given = self.given(identity::uid(pod), &container.name);
         let mut extras = Extras::default();
         for (resource, given) in given {
             // A container that runs again while its plugin does not needs nobody's leave.

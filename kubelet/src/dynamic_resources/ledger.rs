@@ -66,9 +66,15 @@ impl Claim {
         Some(Claim { uid: claim.metadata.uid.clone().unwrap_or_default(), drivers, ..Claim::default() })
     }
 
-    /// What the runtime calls the devices of one request, or of all for an empty one.
+    /// The devices of one request, or of all for an empty one, with their drivers.
+    pub fn devices(&self, request: &str) -> impl Iterator<Item = (&String, &Device)> {
+        let all = self.drivers.iter().flat_map(|(driver, devices)| devices.iter().map(move |device| (driver, device)));
+        all.filter(move |(_, device)| device.is_for(request))
+    }
+
+    /// What the runtime calls them.
     pub fn cdi(&self, request: &str) -> impl Iterator<Item = &String> {
-        self.drivers.values().flatten().filter(move |device| device.is_for(request)).flat_map(|device| &device.cdi)
+        self.devices(request).flat_map(|(_, device)| &device.cdi)
     }
 }
 
@@ -89,11 +95,6 @@ impl Ledger {
     /// A claim.
     pub fn get(&self, namespace: &str, name: &str) -> Option<&Claim> {
         self.claims.get(&key(namespace, name))
-    }
-
-    /// All claims, by `namespace/name`.
-    pub fn claims(&self) -> impl Iterator<Item = (&String, &Claim)> {
-        self.claims.iter()
     }
 
     /// A pod uses a claim from now on. Answers whether the claim has yet to be prepared. Another claim under the same name that is still there is an error.
