@@ -1,7 +1,7 @@
 //! Which claims of devices a pod has, and who may use a claim (upstream: `dynamic-resource-allocation/resourceclaim`).
 
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceTaint, DeviceToleration, ResourceClaim};
 
 /// On a claim: for which of the pod's `spec.resourceClaims` it was made.
 pub const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
@@ -71,6 +71,20 @@ pub fn is_reserved_for(pod: &Pod, claim: &ResourceClaim) -> bool {
 /// Whether one more pod may use a claim.
 pub fn can_be_reserved(claim: &ResourceClaim) -> bool {
     claim.status.as_ref().and_then(|status| status.reserved_for.as_ref()).map_or(0, Vec::len) < MAX_CONSUMERS
+}
+
+/// Whether a toleration covers a taint of a device.
+pub fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
+    let given = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (key, effect) = (given(&toleration.key), given(&toleration.effect));
+    if (!key.is_empty() && key != taint.key) || (!effect.is_empty() && effect != taint.effect) {
+        return false;
+    }
+    match given(&toleration.operator).as_str() {
+        "Exists" => true,
+        "" | "Equal" => given(&toleration.value) == given(&taint.value),
+        _ => false,
+    }
 }
 
 /// Whether a claim has devices.

@@ -8,6 +8,7 @@ mod components;
 mod containers;
 mod csi;
 mod deployment;
+mod devices;
 mod explaining;
 mod images;
 mod labels;

@@ -117,3 +117,32 @@ async fn pods_share_a_claim() -> Result<()> {
     until("and may be deleted", finalizers, Option::is_none).await?;
     Ok(())
 }
+
+/// Proves SCH-02 for devices that fail: pods whose claims do not tolerate it leave, and the condition says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_leave_a_tainted_device() -> Result<()> {
+    let cluster = ControlPlane::builder().nodes(1).start().await?;
+    one_device(&cluster.client(), "hollow-node-0").await?;
+    let claims: Api<ResourceClaim> = Api::default_namespaced(cluster.client());
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    let slices: Api<ResourceSlice> = Api::all(cluster.client());
+    let new = PostParams::default();
+    let requests = json!([{"name": "r", "exactly": {"deviceClassName": "gpu"}}]);
+    claims.create(&new, &object(json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": requests}}}))?).await?;
+    let mut held = pod("held", json!({"resourceClaimName": "c"}))?;
+    held.metadata.finalizers = Some(vec!["example.com/held".to_owned()]);
+    pods.create(&new, &held).await?;
+    until("it runs", async || Ok(pods.get("held").await?), is_running).await?;
+    let mut slice = slices.get("slice").await?;
+    for device in slice.spec.devices.iter_mut().flatten().filter(|device| device.name == "gpu-0") {
+        device.taints = Some(vec![object(json!({"key": "example.com/broken", "effect": "NoExecute"}))?]);
+    }
+    slices.replace("slice", &new, &slice).await?;
+    let disrupted = async || {
+        let conditions = pods.get("held").await?.status.and_then(|status| status.conditions).unwrap_or_default();
+        Ok(conditions.into_iter().find(|c| c.type_ == "DisruptionTarget").and_then(|c| c.reason))
+    };
+    until("it is told why it goes", disrupted, |reason| reason.as_deref() == Some("DeletionByDeviceTaintManager")).await?;
+    until("it goes", async || Ok(pods.get("held").await?.metadata.deletion_timestamp), Option::is_some).await?;
+    Ok(())
+}

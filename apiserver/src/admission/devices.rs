@@ -9,8 +9,9 @@ use api::status::{Result, StatusError};
 use futures::future::BoxFuture;
 use k8s_openapi::api::{
     core::v1::Namespace,
-    resource::v1::{ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate},
+    resource::v1::{ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate, ResourceSlice},
 };
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use std::sync::Arc;
 
 /// The label of a namespace that may.
@@ -67,6 +68,21 @@ impl AdminAccess {
 impl Admission for AdminAccess {
     fn validate<'a>(&'a self, request: &'a Request<'a>, object: Option<&'a dyn Object>) -> BoxFuture<'a, Result<()>> {
         ready(object.map_or(Ok(()), |object| self.check(request, object)))
+    }
+}
+
+/// A taint of a device says since when it is there; who does not say it, adds it now (upstream: `SetDefaults_DeviceTaint`).
+pub struct TaintTimes;
+
+impl Admission for TaintTimes {
+    fn admit<'a>(&'a self, _: &'a Request<'a>, object: Option<&'a mut dyn Object>) -> BoxFuture<'a, Result<()>> {
+        if let Some(slice) = object.and_then(|object| object.downcast_mut::<ResourceSlice>()) {
+            let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default();
+            for taint in slice.spec.devices.iter_mut().flatten().flat_map(|device| device.taints.iter_mut().flatten()) {
+                taint.time_added.get_or_insert(Time(now));
+            }
+        }
+        ready(Ok(()))
     }
 }
 

@@ -146,10 +146,11 @@ type Make = fn(&Sources) -> Arc<dyn Admission>;
 type Row = (&'static str, bool, Make);
 
 /// What is no plugin upstream but part of the storage of its kinds: it cannot be switched off.
-const OF_STORAGE: [&str; 2] = ["RBACEscalation", "DeviceAdminAccess"];
+const OF_STORAGE: [&str; 3] = ["RBACEscalation", "DeviceAdminAccess", "DeviceTaintTimes"];
 
 /// All plugins, in order.
 const ROWS: &[Row] = &[
+    ("DeviceTaintTimes", true, |_| Arc::new(devices::TaintTimes)),
     ("NamespaceLifecycle", true, |s| Arc::new(namespace_lifecycle::NamespaceLifecycle { objects: s.objects.clone() })),
     ("LimitRanger", true, |s| Arc::new(limit_ranger::LimitRanger { objects: s.objects.clone() })),
     ("ServiceAccount", true, |s| Arc::new(service_account::ServiceAccounts { objects: s.objects.clone() })),

@@ -5,6 +5,7 @@ use super::{Admission, Operation, Request, ready};
 use api::{Object, status::Result};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::resource::v1::ResourceSlice;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The plugin.
@@ -177,6 +178,13 @@ fn check(request: &Request<'_>, object: Option<&dyn Object>) -> Result<(), Strin
         }
         ("coordination.k8s.io", "leases") if name != node => {
             Err("can only access node lease with the same name as the requesting node".to_owned())
+        }
+        ("resource.k8s.io", "resourceslices") if request.operation == Operation::Create => {
+            let slice = object.and_then(|o| o.downcast_ref::<ResourceSlice>());
+            if slice.is_some_and(|slice| slice.spec.node_name.as_deref() == Some(node)) {
+                return Ok(());
+            }
+            Err("can only create ResourceSlice with the same NodeName as the requesting node".to_owned())
         }
         ("storage.k8s.io", "csinodes") if name != node => {
             Err("can only access CSINode with the same name as the requesting node".to_owned())

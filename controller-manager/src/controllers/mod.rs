@@ -6,6 +6,7 @@ pub mod cluster_role_aggregation;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod device_taint_eviction;
 pub mod disruption;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
@@ -200,6 +201,12 @@ pub const TABLE: &[Row] = &[
         component: "taint-eviction-controller",
         account: Some("node-controller"),
         make: |context| Some(Arc::new(taint_eviction::TaintEvictionController::new(context))),
+    },
+    Row {
+        name: "device-taint-eviction-controller",
+        component: "device-taint-eviction",
+        account: Some("device-taint-eviction-controller"),
+        make: |context| Some(Arc::new(device_taint_eviction::DeviceTaintEvictionController::new(context))),
     },
     Row {
         name: "pod-garbage-collector-controller",

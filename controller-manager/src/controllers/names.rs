@@ -57,7 +57,6 @@ pub const UPSTREAM: &[(&str, &str)] = &[
 /// Those that are not built, and why. Naming one in `--controllers` is no error and starts nothing.
 pub const ABSENT: &[(&str, &str)] = &[
     ("podcertificaterequest-cleaner-controller", "the kind is not served: its feature is off by default upstream"),
-    ("device-taint-eviction-controller", "the kind is not served: its feature is off by default upstream"),
     ("node-route-controller", "there is no cloud whose routes could be set"),
     ("cloud-node-lifecycle-controller", "there is no cloud that could say that a machine is gone"),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "the kind is not served: its feature is off by default upstream"),

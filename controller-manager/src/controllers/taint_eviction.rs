@@ -56,12 +56,18 @@ fn plan(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Vec<Op> {
         let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
         return vec![Op::After(left + Duration::from_millis(1))];
     }
+    let event = ("TaintManagerEviction", format!("Marking for deletion Pod {}", ObjectKey::of(pod)));
+    evict(pod, event, ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"), now)
+}
+
+/// Deletes a pod, with an event and a condition that say why, each a reason and a text.
+pub(super) fn evict(pod: &Pod, event: (&'static str, String), why: (&str, &str), now: Timestamp) -> Vec<Op> {
     let key = ObjectKey::of(pod);
     let condition = PodCondition {
         type_: "DisruptionTarget".to_owned(),
         status: "True".to_owned(),
-        reason: Some("DeletionByTaintManager".to_owned()),
-        message: Some("Taint manager: deleting due to NoExecute taint".to_owned()),
+        reason: Some(why.0.to_owned()),
+        message: Some(why.1.to_owned()),
         last_transition_time: Some(Time(now)),
         observed_generation: pod.metadata.generation,
         ..PodCondition::default()
@@ -69,7 +75,7 @@ fn plan(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Vec<Op> {
     let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
     let options = DeleteOptions { uid: pod.metadata.uid.clone(), ..DeleteOptions::default() };
     vec![
-        Op::normal(pod, "TaintManagerEviction", format!("Marking for deletion Pod {key}")),
+        Op::normal(pod, event.0, event.1),
         Op::send(Request::patch::<Pod>(&key, "status", PatchKind::Strategic, patch).tolerating(&[404])),
         Op::send(Request::delete::<Pod>(&key, &options)),
     ]

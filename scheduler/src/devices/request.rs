@@ -1,5 +1,6 @@
 //! What claims ask for, as the search works on it: requests with their alternatives, each with its class.
 
+use api::device_claims::tolerates;
 use k8s_openapi::api::resource::v1::{
     CapacityRequirements, DeviceClass, DeviceRequest, DeviceSelector, DeviceTaint, DeviceToleration, ResourceClaim,
 };
@@ -54,20 +55,6 @@ impl Want {
     pub fn is_kept_off(&self, taints: &[DeviceTaint]) -> bool {
         let effective = taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
         effective.into_iter().any(|taint| !self.tolerations.iter().any(|toleration| tolerates(toleration, taint)))
-    }
-}
-
-/// Whether a toleration covers a taint of a device.
-fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
-    let given = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (key, effect) = (given(&toleration.key), given(&toleration.effect));
-    if (!key.is_empty() && key != taint.key) || (!effect.is_empty() && effect != taint.effect) {
-        return false;
-    }
-    match given(&toleration.operator).as_str() {
-        "Exists" => true,
-        "" | "Equal" => given(&toleration.value) == given(&taint.value),
-        _ => false,
     }
 }
 
