@@ -7,6 +7,9 @@ use std::time::SystemTime;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The Kubernetes API server with its own store
 #[derive(Parser)]
 #[command(name = "apiserver", version, args_conflicts_with_subcommands = true)]

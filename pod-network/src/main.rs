@@ -10,6 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Holds a node's pods to their network policies, and connects them with those of other nodes.
 #[derive(Parser)]
 #[command(name = "pod-network", version)]
