@@ -312,7 +312,7 @@ impl Worker {
             self.report(pod, false);
             start::remove_old_instances(&self.node, &self.observed).await;
         }
-        let look = self.next_look(pod, (acted || changed) && !only_waits);
+        let look = self.next_look(pod, (acted || self.has_new_reason(&before)) && !only_waits);
         if sidecar {
             // Whoever waited for it can go on; the runtime has no event for a start.
             return Some(Duration::ZERO);
@@ -380,6 +380,12 @@ impl Worker {
         }
         cgroups("after");
         pod
+    }
+
+    /// Whether a container has another reason not to run than before; the same one in other words, with another id in them say, is no news.
+    fn has_new_reason(&self, before: &Reasons) -> bool {
+        let reason = |reasons: &Reasons, name: &str| reasons.get(name).map(|(reason, _)| reason.clone());
+        before.keys().chain(self.reasons.keys()).any(|name| reason(before, name) != reason(&self.reasons, name))
     }
 
     /// Whether all that changed is that containers now wait for a back-off to end. That is told at the next look, so that watchers see how the container
@@ -510,7 +516,7 @@ impl Worker {
             let Some(container) = nth(pod, role, index) else { continue };
             let started = self.try_start(&context, role, &container).await;
             // After these a container was made, whatever became of it.
-            let made = |reason: &str| matches!(reason, "CreateContainerError" | "RunContainerError" | "PostStartHookError");
+            let made = |reason: &str| matches!(reason, "RunContainerError" | "PostStartHookError");
             done.acted |= started.as_ref().err().is_none_or(|error| made(error.reason));
             match started {
                 Ok(()) => {

@@ -49,6 +49,21 @@ async fn a_missing_key_holds_the_container_back() {
     assert!((3..=6).contains(&errors), "{errors} tries in 35 s");
 }
 
+/// A runtime that makes no container is asked again every now and then, however its words change.
+#[tokio::test(start_paused = true)]
+async fn a_container_that_cannot_be_made_is_tried_again_in_peace() {
+    let mut world = World::new(one(json!({})));
+    for attempt in 0..10 {
+        world.runtime.fault(Call::Create, 1, Fault::Fails(RuntimeError::Failed(format!("no container {attempt}"))));
+    }
+    world.apply();
+    world.until_state("c", "CreateContainerError").await;
+    world.pass(35).await;
+    let tries = world.events().iter().filter(|e| e.starts_with("Failed Error: no container ")).count();
+    assert!((3..=6).contains(&tries), "{tries} tries in 35 s");
+    world.until_state("c", "running").await;
+}
+
 /// A command that does not exist is the runtime's word, counted as a restart each time.
 #[tokio::test(start_paused = true)]
 async fn a_missing_command_backs_off() {
