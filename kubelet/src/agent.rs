@@ -213,7 +213,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let mut kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices.clone())), Arc::new(Registrar(claims.drivers.clone()))];
     kinds.extend(csi.map(|csi| Arc::new(csi::Registrar(csi)) as Arc<dyn plugin::Kind>));
     tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));
-    let shown = pod_resources::Told { workers: workers.clone(), devices, claims: claims.clone() };
+    let shown = pod_resources::Told { workers: workers.clone(), devices, claims: claims.clone(), pinning: node.pinning.clone() };
     tasks.spawn(pod_resources::serve(root.clone(), shown, stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];

@@ -1,12 +1,13 @@
-//! Which devices which containers have, for programs on the node that measure them: a socket of the kubelet's (upstream: `pkg/kubelet/apis/podresources`,
+//! Which devices and CPUs of their own which containers have, for programs on the node that measure them: a socket of the kubelet's (upstream: `pkg/kubelet/apis/podresources`,
 //! version `v1`).
 //!
-//! Left out: CPUs and memory of containers' own, which this kubelet gives to none, and what memory devices are near to.
+//! Left out: memory of containers' own, which this kubelet gives to none, what memory devices are near to, and version `v1alpha1`.
 
 use crate::{
     container::identity,
     device::Devices,
     dynamic_resources::{self, Claims},
+    pinning::Pinning,
     plugin::serving::{self, Answer, Call},
     pod::{restart::is_sidecar, workers::Workers},
 };
@@ -32,6 +33,8 @@ pub mod protocol {
     pub struct AllocatableResponse {
         #[prost(message, repeated, tag = "1")]
         pub devices: Vec<ContainerDevices>,
+        #[prost(int64, repeated, tag = "2")]
+        pub cpu_ids: Vec<i64>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -64,6 +67,8 @@ pub mod protocol {
         pub name: String,
         #[prost(message, repeated, tag = "2")]
         pub devices: Vec<ContainerDevices>,
+        #[prost(int64, repeated, tag = "3")]
+        pub cpu_ids: Vec<i64>,
         #[prost(message, repeated, tag = "5")]
         pub dynamic_resources: Vec<DynamicResource>,
     }
@@ -119,6 +124,8 @@ pub struct Told {
     pub devices: Arc<Devices>,
     /// The claims of dynamic resources.
     pub claims: Arc<Claims>,
+    /// The CPUs, where containers can have some of their own.
+    pub pinning: Option<Arc<Pinning>>,
 }
 
 impl Told {
@@ -138,7 +145,13 @@ impl Told {
         let devices = given
             .into_iter()
             .map(|(resource_name, given)| ContainerDevices { resource_name, device_ids: given.devices.into_iter().collect() });
-        ContainerResources { name: container.name.clone(), devices: devices.collect(), dynamic_resources: self.claimed(pod, container) }
+        let cpus = self.pinning.iter().flat_map(|pinning| pinning.own(identity::uid(pod), &container.name));
+        ContainerResources {
+            name: container.name.clone(),
+            devices: devices.collect(),
+            cpu_ids: cpus.map(i64::from).collect(),
+            dynamic_resources: self.claimed(pod, container),
+        }
     }
 
     fn claimed(&self, pod: &Pod, container: &Container) -> Vec<DynamicResource> {
@@ -172,7 +185,10 @@ impl Told {
 
     fn allocatable(&self) -> AllocatableResponse {
         let devices = self.devices.healthy().into_iter();
-        AllocatableResponse { devices: devices.map(|(resource_name, device_ids)| ContainerDevices { resource_name, device_ids }).collect() }
+        AllocatableResponse {
+            devices: devices.map(|(resource_name, device_ids)| ContainerDevices { resource_name, device_ids }).collect(),
+            cpu_ids: self.pinning.iter().flat_map(|pinning| pinning.allocatable()).map(i64::from).collect(),
+        }
     }
 }
 

@@ -3,12 +3,18 @@
 use kubelet::dynamic_resources::protocol::{Device, PrepareResponse, Prepared, Request, UnprepareResponse, Unprepared};
 use kubelet::plugin::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use kubelet::plugin::serving::{self, Answer, Call};
+use kubelet::plugin::socket::{call, connect};
+use kubelet::pod_resources::protocol::{Empty, GetRequest, GetResponse, ListResponse};
 use skiff_testing::{Cluster, Kubectl, eventually};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
+
+/// How long the kubelet may take to say who has what.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// What a driver was asked, and what it is to answer.
 #[derive(Default)]
@@ -26,7 +32,7 @@ struct Driver {
     state: Arc<Mutex<State>>,
     stop: CancellationToken,
     registration: PathBuf,
-    _threads: tokio::runtime::Runtime,
+    threads: tokio::runtime::Runtime,
 }
 
 impl Driver {
@@ -50,7 +56,7 @@ impl Driver {
             let listener = UnixListener::bind(socket).expect("a socket");
             threads.spawn(serving::serve(listener, stop, move |call| answer(call, info.clone(), state.clone())));
         }
-        Driver { name: name.to_owned(), state, stop, registration, _threads: threads }
+        Driver { name: name.to_owned(), state, stop, registration, threads }
     }
 
     fn calls(&self) -> Vec<String> {
@@ -107,6 +113,26 @@ async fn answer(call: Call, info: PluginInfo, state: Arc<Mutex<State>>) -> Answe
     }
 }
 
+/// What the kubelet's socket for whoever measures devices says of the pod `user`: claim, driver, pool and device.
+fn devices_of(driver: &Driver, cluster: &Cluster, namespace: &str) -> Vec<(String, String, String, String)> {
+    let socket = cluster.run_dir().join("kubelet/pod-resources/kubelet.sock");
+    let request = GetRequest { pod_name: "user".into(), pod_namespace: namespace.into() };
+    let (got, listed) = driver.threads.block_on(async {
+        let channel = connect(&socket).await.expect("the kubelet listens");
+        let got: GetResponse = call(&channel, "/v1.PodResourcesLister/Get", request, LIMIT).await.expect("an answer");
+        let listed: ListResponse = call(&channel, "/v1.PodResourcesLister/List", Empty {}, LIMIT).await.expect("an answer");
+        (got.pod_resources.expect("the pod is known"), listed.pod_resources)
+    });
+    assert!(listed.contains(&got), "{got:?} in {listed:?}");
+    let claims = got.containers.into_iter().flat_map(|container| container.dynamic_resources);
+    claims
+        .flat_map(|claim| {
+            let devices = claim.claim_resources.into_iter();
+            devices.map(move |d| (claim.claim_name.clone(), d.driver_name, d.pool_name, d.device_name)).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 /// Proves SCH-02 and POD-13 for devices: a pod with a claim runs once its driver has prepared it, is told what keeps it from that, and gives it back.
 #[test]
 fn a_driver_prepares_what_a_pod_claims() {
@@ -132,6 +158,7 @@ fn a_driver_prepares_what_a_pod_claims() {
     assert_eq!(k.field("resourceclaim", "claim", "{.status.allocation.devices.results[0].device}"), "d-0");
     driver.fail("");
     k.until_phase("user", "Running");
+    assert_eq!(devices_of(&driver, cluster, &k.namespace), [("claim".to_owned(), name.clone(), "pool".to_owned(), "d-0".to_owned())]);
     k.ok(&["delete", "pod", "user", "--now"]);
     eventually("it is taken back", 60, || driver.calls().last().is_some_and(|call| call == "unprepare claim"));
     k.until("resourceclaim", "claim", "{.status.allocation}", "");

@@ -257,6 +257,17 @@ impl Pinning {
         Cpus { set: cpu_set::shown(own.unwrap_or(&given.shared)), exclusive: own.is_some() }
     }
 
+    /// The CPUs that are a container's own.
+    pub fn own(&self, uid: &str, container: &str) -> CpuSet {
+        let given = self.given.lock();
+        given.by_pod.get(uid).and_then(|pod| pod.get(container)).cloned().unwrap_or_default()
+    }
+
+    /// The CPUs that containers may have for themselves, given away or not.
+    pub fn allocatable(&self) -> CpuSet {
+        &self.topology.cpus() - &self.reserved
+    }
+
     /// Whether a container of the pod has CPUs of its own.
     pub fn holds(&self, uid: &str) -> bool {
         self.given.lock().by_pod.contains_key(uid)
@@ -354,6 +365,8 @@ mod tests {
         assert_eq!(shared(&pinning), "0-7");
         pinning.allocate(&pod("a", &[], &[("c", "2"), ("d", "1500m")])).expect("room");
         assert_eq!((shown(&pinning, "a", "c"), shown(&pinning, "a", "d")), ("1,5".into(), "0,2-4,6-7".into()));
+        assert_eq!([pinning.own("a", "c"), pinning.own("a", "d")].map(|set| cpu_set::shown(&set)), ["1,5", ""]);
+        assert_eq!(cpu_set::shown(&pinning.allocatable()), "1-7");
         let other = pod("b", &[], &[("c", "6")]);
         let refusal = pinning.allocate(&other).expect_err("what is reserved is nobody's own");
         let want = "Allocate failed due to not enough cpus available to satisfy request: requested=6, available=5, which is unexpected";
