@@ -4,7 +4,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use skiff_testing::{Cluster, Kubectl, eventually};
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, Stdio};
 
 fn lines(program: &str, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
@@ -71,8 +72,14 @@ fn a_cluster_comes_back_after_kill_and_leaves_nothing_behind() {
 
     let bridge = bridge_of(&cluster);
     assert!(!traces(&cluster, &bridge).is_empty(), "the search finds a cluster that is there");
+    // What a containerd leaves that is killed while it ends a shim: one that no other knows.
+    let socket = cluster.run_dir().join("containerd/containerd.sock");
+    let mut left = Command::new("bash");
+    left.arg0("containerd-shim-runc-v2").args(["-c", "read", "-address"]).arg(socket).stdin(Stdio::piped());
+    let mut left = left.spawn().expect("bash starts");
     let (ok, text) = cluster.deploy("down", &[]);
     assert!(ok, "{text}");
+    assert_eq!(left.wait().expect("it is ours").signal(), Some(9));
     assert_eq!(traces(&cluster, &bridge), Vec::<String>::new());
 }
 
