@@ -1,7 +1,7 @@
 //! Which claims of devices a pod has, and who may use a claim (upstream: `dynamic-resource-allocation/resourceclaim`).
 
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
-use k8s_openapi::api::resource::v1::{DeviceTaint, DeviceToleration, ResourceClaim};
+use k8s_openapi::api::resource::v1::{DeviceTaint, DeviceToleration, ResourceClaim, ResourceClaimConsumerReference};
 
 /// On a claim: for which of the pod's `spec.resourceClaims` it was made.
 pub const POD_CLAIM_NAME: &str = "resource.kubernetes.io/pod-claim-name";
@@ -43,6 +43,16 @@ pub fn used<'a>(pod: &'a Pod, claim: &'a PodResourceClaim) -> Result<Option<Used
 /// The claim that was made for the pod's extended resources.
 pub fn extended(pod: &Pod) -> Option<&str> {
     Some(&pod.status.as_ref()?.extended_resource_claim_status.as_ref()?.resource_claim_name)
+}
+
+/// What a claim's `status.reservedFor` says of a pod that uses it.
+pub fn consumer(pod: &Pod) -> ResourceClaimConsumerReference {
+    ResourceClaimConsumerReference {
+        api_group: None,
+        resource: "pods".to_owned(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+    }
 }
 
 /// Whether a claim was made for the pod; else what to say.

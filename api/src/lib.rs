@@ -5,6 +5,7 @@
 //! The types themselves are `k8s-openapi`'s, never our own structs.
 
 pub mod cel;
+pub mod csi;
 pub mod custom;
 pub mod decode;
 pub mod device_claims;

@@ -3,13 +3,12 @@
 //! Left out: what is counted per probe and per volume, and `kubelet_pod_start_sli_duration_seconds`, which would need to know what each pull took.
 
 use crate::pod::actions::Role;
-use client::metrics::{Buckets, Counters, Described, Histograms};
+use client::metrics::{Buckets, Counters, Described, Histograms, head, sample};
 use std::time::Duration;
 
 /// See the module.
 pub struct Metrics {
     operations: Histograms,
-    operations_total: Counters,
     operation_errors: Counters,
     /// From seeing a pod for the first time to seeing it run.
     pod_start: Histograms,
@@ -24,6 +23,10 @@ const fn described(name: &'static str, help: &'static str, labels: &'static [&'s
     Described { name, help, stability: "ALPHA", labels }
 }
 
+/// As many as were timed.
+const OPERATIONS_TOTAL: Described =
+    described("kubelet_runtime_operations_total", "Cumulative number of runtime operations by operation type.", &["operation_type"]);
+
 impl Default for Metrics {
     fn default() -> Self {
         Self {
@@ -37,11 +40,6 @@ impl Default for Metrics {
                 2.5,
                 14,
             ),
-            operations_total: Counters::new(described(
-                "kubelet_runtime_operations_total",
-                "Cumulative number of runtime operations by operation type.",
-                &["operation_type"],
-            )),
             operation_errors: Counters::new(described(
                 "kubelet_runtime_operations_errors_total",
                 "Cumulative number of runtime operation errors by operation type.",
@@ -96,7 +94,6 @@ impl Metrics {
     /// A call of the runtime's has been answered.
     pub fn operation(&self, name: &'static str, took: Duration, failed: bool) {
         self.operations.observe(&[name], took.as_secs_f64());
-        self.operations_total.add(&[name]);
         if failed {
             self.operation_errors.add(&[name]);
         }
@@ -133,15 +130,12 @@ impl Metrics {
         for histograms in [&self.operations, &self.pod_start] {
             histograms.write(text);
         }
-        let counters = [
-            &self.operations_total,
-            &self.operation_errors,
-            &self.pods,
-            &self.pod_errors,
-            &self.containers,
-            &self.container_errors,
-            &self.evictions,
-        ];
+        head(text, &OPERATIONS_TOTAL, "counter");
+        for (labels, count) in self.operations.counts() {
+            let labels: Vec<(&str, &str)> = OPERATIONS_TOTAL.labels.iter().copied().zip(labels.iter().map(String::as_str)).collect();
+            sample(text, OPERATIONS_TOTAL.name, &labels, count);
+        }
+        let counters = [&self.operation_errors, &self.pods, &self.pod_errors, &self.containers, &self.container_errors, &self.evictions];
         for counters in counters {
             counters.write(text);
         }

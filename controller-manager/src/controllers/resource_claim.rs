@@ -7,14 +7,13 @@ use crate::children::text;
 use crate::controller::{Context, Controller, Keys, controller_of};
 use crate::ops::{DeleteOptions, Op, PatchKind, Request};
 use crate::pods;
-use anyhow::Context as _;
 use api::device_claims::{self, FINALIZER, POD_CLAIM_NAME};
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
-use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimTemplate};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimConsumerReference, ResourceClaimStatus, ResourceClaimTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,7 +98,7 @@ fn from_template(pod: &Pod, claim: &str, template: &ResourceClaimTemplate) -> Re
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ClaimPlan {
     /// Its status is to become this.
-    status: Option<Value>,
+    status: Option<ResourceClaimStatus>,
     /// Its finalizer is to go.
     release: bool,
     /// It is to be deleted.
@@ -120,7 +119,7 @@ fn plan_claim(claim: &ResourceClaim, valid: &[ResourceClaimConsumerReference], o
             // What drivers said of devices that it no longer has.
             next.devices = None;
         }
-        plan.status = Some(json!(next));
+        plan.status = Some(next);
     }
     plan.release = deallocates;
     plan.delete = valid.is_empty() && owner_is_done && claim.metadata.deletion_timestamp.is_none();
@@ -210,12 +209,7 @@ impl ResourceClaimController {
             {
                 let mut reserved = found.as_ref().clone();
                 let status = reserved.status.get_or_insert_default();
-                status.reserved_for.get_or_insert_default().push(ResourceClaimConsumerReference {
-                    api_group: None,
-                    resource: "pods".to_owned(),
-                    name: pod.metadata.name.clone().unwrap_or_default(),
-                    uid: pod.metadata.uid.clone().unwrap_or_default(),
-                });
+                status.reserved_for.get_or_insert_default().push(device_claims::consumer(pod));
                 self.context.executor.send(Request::replace_status(&reserved)).await?;
             }
         }
@@ -240,8 +234,8 @@ impl ResourceClaimController {
         });
         let plan = plan_claim(claim, &valid, owner_is_done);
         let mut current = claim.clone();
-        if let Some(status) = plan.status {
-            current.status = serde_json::from_value(status).context("a status that was one before")?;
+        if plan.status.is_some() {
+            current.status = plan.status;
             // Replaced rather than patched: it has to fail if anything has changed meanwhile.
             let answer = self.context.executor.send(Request::replace_status(&current)).await?;
             current = serde_json::from_value(answer)?;
@@ -364,32 +358,15 @@ mod tests {
         };
         let valid = |uids: &[&str]| uids.iter().map(|uid| serde_json::from_value(consumer(uid)).unwrap()).collect::<Vec<_>>();
         let nothing = ClaimPlan::default;
-        let fewer = json!({"allocation": {"devices": {"results": []}}, "reservedFor": [consumer("b")]});
+        let fewer = serde_json::from_value(json!({"allocation": {"devices": {"results": []}}, "reservedFor": [consumer("b")]})).unwrap();
+        let emptied = || Some(ResourceClaimStatus::default());
         for (what, claim, left, done, expected) in [
             ("used", claim(&["a"], &[FINALIZER], false), valid(&["a"]), false, nothing()),
             ("fewer", claim(&["a", "b"], &[FINALIZER], false), valid(&["b"]), false, ClaimPlan { status: Some(fewer), ..nothing() }),
-            (
-                "last",
-                claim(&["a"], &[FINALIZER], false),
-                valid(&[]),
-                false,
-                ClaimPlan { status: Some(json!({})), release: true, delete: false },
-            ),
-            (
-                "own",
-                claim(&["a"], &[FINALIZER], false),
-                valid(&[]),
-                true,
-                ClaimPlan { status: Some(json!({})), release: true, delete: true },
-            ),
+            ("last", claim(&["a"], &[FINALIZER], false), valid(&[]), false, ClaimPlan { status: emptied(), release: true, delete: false }),
+            ("own", claim(&["a"], &[FINALIZER], false), valid(&[]), true, ClaimPlan { status: emptied(), release: true, delete: true }),
             ("never reserved", claim(&[], &[FINALIZER], false), valid(&[]), false, nothing()),
-            (
-                "leaving",
-                claim(&[], &[FINALIZER], true),
-                valid(&[]),
-                false,
-                ClaimPlan { status: Some(json!({})), release: true, delete: false },
-            ),
+            ("leaving", claim(&[], &[FINALIZER], true), valid(&[]), false, ClaimPlan { status: emptied(), release: true, delete: false }),
             ("leaving in use", claim(&["a"], &[FINALIZER], true), valid(&["a"]), false, nothing()),
             ("unprotected", claim(&[], &[], true), valid(&[]), false, nothing()),
         ] {

@@ -1,7 +1,8 @@
 //! Waiting until a volume is attached to the node: its status has to say that it is in use, so that nobody takes it away again, and that it is attached;
 //! then the attachment has what the driver needs to know (upstream: `operation_generator.go`, `GenerateVerifyControllerAttachedVolumeFunc`).
 
-use super::{Csi, layout::attachment_name, protocol::Pairs, volume::CsiVolume};
+use super::{Csi, protocol::Pairs, volume::CsiVolume};
+use ::api::csi::attachment_name;
 use k8s_openapi::api::{core::v1::Node, storage::v1::VolumeAttachment};
 use kube::Api;
 

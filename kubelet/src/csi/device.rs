@@ -41,7 +41,7 @@ impl Csi {
     /// Takes a pod's devices away.
     pub(super) async fn unmap_devices(&self, uid: &str) -> io::Result<()> {
         for (link, data) in self.layout.devices_of(uid) {
-            let turn = self.turn(&super::unique_name(&data.driver_name, &data.volume_handle));
+            let turn = self.turn(&data.unique_name());
             let _turn = turn.lock().await;
             let target = self.layout.published_devices(&data.spec_name).join(uid);
             let request = UnpublishRequest { volume_id: data.volume_handle.clone(), target_path: target.to_string_lossy().into_owned() };

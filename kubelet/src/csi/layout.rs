@@ -13,8 +13,8 @@
 //! could be wrong after a restart.
 
 use crate::volume::setup::pod_dir;
+use ::api::csi::sha256;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -56,29 +56,20 @@ impl VolumeData {
         fs::write(dir.join(DATA), serde_json::to_vec(self).map_err(io::Error::other)?)
     }
 
+    /// The volume's name in the node's status.
+    pub fn unique_name(&self) -> String {
+        ::api::csi::volume_name(&self.driver_name, &self.volume_handle)
+    }
+
     /// Whether both are the same volume.
     pub fn is(&self, driver: &str, handle: &str) -> bool {
         self.driver_name == driver && self.volume_handle == handle
     }
 }
 
-fn hex(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// The name of the attachment of a volume to a node.
-pub fn attachment_name(driver: &str, handle: &str, node: &str) -> String {
-    format!("csi-{}", hex(&format!("{handle}{driver}{node}")))
-}
-
 /// What a driver calls a volume that is made for a pod and goes with it.
 pub fn inline_handle(uid: &str, volume: &str) -> String {
-    format!("csi-{}", hex(&format!("{uid}{volume}")))
-}
-
-/// The name of a volume in a node's status.
-pub fn unique_name(driver: &str, handle: &str) -> String {
-    format!("kubernetes.io/csi/{driver}^{handle}")
+    format!("csi-{}", sha256(&format!("{uid}{volume}")))
 }
 
 /// The paths of a kubelet's root.
@@ -92,7 +83,7 @@ impl Layout {
 
     /// Where a volume is staged.
     pub fn staged(&self, driver: &str, handle: &str) -> PathBuf {
-        self.plugin().join(driver).join(hex(handle)).join("globalmount")
+        self.plugin().join(driver).join(sha256(handle)).join("globalmount")
     }
 
     /// What a pod has of a volume: `mount` in it, and what is written down about it.
@@ -171,15 +162,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_upstreams() {
-        // `printf 'handledrivernode' | sha256sum`, as any kubelet would find it.
-        let name = attachment_name("driver", "handle", "node");
-        assert_eq!((name.len(), &name[..4]), (68, "csi-"));
-        assert_eq!(name, format!("csi-{}", hex("handledrivernode")));
-        assert_eq!(hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-        assert_eq!(unique_name("d", "h"), "kubernetes.io/csi/d^h");
+    fn paths_are_upstreams() {
         let layout = Layout("/k".into());
-        let staged = format!("/k/plugins/kubernetes.io/csi/d/{}/globalmount", hex("h"));
+        let staged = format!("/k/plugins/kubernetes.io/csi/d/{}/globalmount", sha256("h"));
         assert_eq!(layout.staged("d", "h").to_str(), Some(staged.as_str()));
         assert_eq!(layout.published("u", "pv").to_str(), Some("/k/pods/u/volumes/kubernetes.io~csi/pv"));
     }

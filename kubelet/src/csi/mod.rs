@@ -27,7 +27,7 @@ use driver::{Driver, told};
 use futures::future::BoxFuture;
 use k8s_openapi::api::{core::v1::Node, storage::v1::CSIDriver};
 use kube::Client;
-use layout::{Layout, unique_name};
+use layout::Layout;
 use node_info::NodeInfo;
 use parking_lot::Mutex;
 use protocol::VolumeUsage;
@@ -95,10 +95,8 @@ impl Csi {
     pub fn new(root: &Path, node: &str, client: Client, caches: &SharedCaches, itself: Arc<Cache<Node>>) -> Arc<Self> {
         let layout = Layout(root.to_owned());
         let left = layout.all_staged().into_iter();
-        let uses = left.map(|data| {
-            let name = unique_name(&data.driver_name, &data.volume_handle);
-            (name, Use { driver: data.driver_name, handle: data.volume_handle, pods: BTreeSet::new() })
-        });
+        let uses =
+            left.map(|data| (data.unique_name(), Use { driver: data.driver_name, handle: data.volume_handle, pods: BTreeSet::new() }));
         let csi = Arc::new(Csi {
             uses: Mutex::new(uses.collect()),
             layout,
@@ -160,9 +158,8 @@ impl Csi {
         self.objects.get(&client::ObjectKey::new("", driver))
     }
 
-    /// Whether volumes of a driver have to be attached. One that nobody says anything of has.
     fn is_attachable(&self, driver: &str) -> bool {
-        self.object(driver).is_none_or(|object| object.spec.attach_required != Some(false))
+        ::api::csi::is_attachable(self.object(driver).as_deref())
     }
 
     fn driver(&self, name: &str) -> Result<Driver, String> {

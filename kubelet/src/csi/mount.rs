@@ -261,9 +261,9 @@ impl Csi {
     pub async fn tear_down(&self, uid: &str) -> io::Result<()> {
         self.waiting.lock().remove(uid);
         let mut left = self.wanted_by(uid);
-        left.extend(self.layout.devices_of(uid).into_iter().map(|(_, data)| (unique_name_of(&data), data)));
+        left.extend(self.layout.devices_of(uid).into_iter().map(|(_, data)| (data.unique_name(), data)));
         for (dir, data) in self.layout.volumes_of(uid) {
-            let turn = self.turn(&unique_name_of(&data));
+            let turn = self.turn(&data.unique_name());
             let _turn = turn.lock().await;
             let target = dir.join("mount");
             let request = UnpublishRequest { volume_id: data.volume_handle.clone(), target_path: target.to_string_lossy().into_owned() };
@@ -275,7 +275,7 @@ impl Csi {
             remove_target(&target)?;
             fs::remove_dir_all(&dir)?;
             if data.volume_lifecycle_mode != EPHEMERAL {
-                left.insert(unique_name_of(&data), data);
+                left.insert(data.unique_name(), data);
             }
         }
         self.unmap_devices(uid).await?;
@@ -297,7 +297,7 @@ impl Csi {
     /// A pod has no use for a volume any more: where it was the last one, the volume is unstaged and may be detached.
     pub(super) async fn release(&self, data: &VolumeData, uid: &str) -> Result<(), String> {
         let (driver, handle) = (&data.driver_name, &data.volume_handle);
-        let name = unique_name_of(data);
+        let name = data.unique_name();
         let turn = self.turn(&name);
         let _turn = turn.lock().await;
         let wanted = self.uses.lock().get(&name).is_some_and(|used| used.pods.iter().any(|pod| pod != uid));
@@ -326,10 +326,6 @@ impl Csi {
         let request = UnstageRequest { volume_id: data.volume_handle.clone(), staging_target_path: staged.to_string_lossy().into_owned() };
         driver.unstage(request).await.map_err(|status| told(&status))
     }
-}
-
-fn unique_name_of(data: &VolumeData) -> String {
-    super::layout::unique_name(&data.driver_name, &data.volume_handle)
 }
 
 /// Removes where a driver mounted something. What it left mounted is unmounted first.

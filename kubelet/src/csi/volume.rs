@@ -1,10 +1,11 @@
 //! A driver's volume as one pod wants it, and what the driver is asked for its sake: pure.
 
 use super::{
-    layout::{self, VolumeData, attachment_name},
+    layout::{self, VolumeData},
     protocol::{Ability, AccessMode, Empty, Mode, MountVolume, Pairs, VolumeCapability},
 };
 use crate::container::identity;
+use ::api::csi::{attachment_name, volume_name};
 use k8s_openapi::{
     api::{
         core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, SecretReference},
@@ -119,7 +120,7 @@ impl CsiVolume {
 
     /// Its name in a node's status.
     pub fn unique_name(&self) -> String {
-        layout::unique_name(&self.driver, &self.handle)
+        volume_name(&self.driver, &self.handle)
     }
 
     /// What is written down about it.

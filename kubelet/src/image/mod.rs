@@ -143,20 +143,17 @@ pub async fn ensure(node: &Node, wanted: &Wanted<'_>) -> Result<Image, NotStarte
         NotStarted::new("ImageInspectError", message)
     })?;
     let policy = policy(&tagged, wanted.policy);
-    if let Some(image) = present.as_ref().filter(|_| policy != "Always") {
-        let record = node.images.records.of(&image.id);
-        let verified = node.images.verification.verifies(&tagged, record.is_none());
-        let own: Vec<SecretUse> = credentials(node, wanted.pod, &tagged).await.into_iter().map(|(secret, _)| secret).collect();
-        if verified && !record.is_some_and(|record| record.allows(&tagged, &own)) {
-            if policy == "Never" {
-                let message = format!(
-                    "Container image {name:?} is present with pull policy of Never but does not have the proper credentials to access the image"
-                );
-                events.warning(&wanted.about, "ErrImageNeverPull", message.clone());
-                return Err(NotStarted::new("ErrImageNeverPull", message));
-            }
-            return pull(node, wanted, &tagged).await;
+    if let Some(image) = present.as_ref().filter(|_| policy != "Always")
+        && !may_use(node, wanted.pod, &tagged, &image.id).await
+    {
+        if policy == "Never" {
+            let message = format!(
+                "Container image {name:?} is present with pull policy of Never but does not have the proper credentials to access the image"
+            );
+            events.warning(&wanted.about, "ErrImageNeverPull", message.clone());
+            return Err(NotStarted::new("ErrImageNeverPull", message));
         }
+        return pull(node, wanted, &tagged).await;
     }
     match (policy, present) {
         ("IfNotPresent" | "Never", Some(image)) => {
@@ -174,6 +171,16 @@ pub async fn ensure(node: &Node, wanted: &Wanted<'_>) -> Result<Image, NotStarte
         }
         _ => pull(node, wanted, &tagged).await,
     }
+}
+
+/// Whether the pod may use an image that is there: it has the credentials that the image was pulled with, or needs none.
+async fn may_use(node: &Node, pod: &Pod, tagged: &str, id: &str) -> bool {
+    let record = node.images.records.of(id);
+    if !node.images.verification.verifies(tagged, record.is_none()) {
+        return true;
+    }
+    let own: Vec<SecretUse> = credentials(node, pod, tagged).await.into_iter().map(|(secret, _)| secret).collect();
+    record.is_some_and(|record| record.allows(tagged, &own))
 }
 
 async fn pull(node: &Node, wanted: &Wanted<'_>, tagged: &str) -> Result<Image, NotStarted> {

@@ -6,7 +6,7 @@ use crate::pod_info::PodInfo;
 use anyhow::{Context, bail};
 use api::device_claims::{self, FINALIZER};
 use client::ObjectKey;
-use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim, ResourceClaimConsumerReference};
+use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,12 +50,7 @@ fn with_decision(mut now: ResourceClaim, allocation: Option<&AllocationResult>, 
         (None, Some(_)) => {}
     }
     if !reserved {
-        status.reserved_for.get_or_insert_default().push(ResourceClaimConsumerReference {
-            api_group: None,
-            resource: "pods".to_owned(),
-            name: pod.pod.metadata.name.clone().unwrap_or_default(),
-            uid: pod.uid().to_owned(),
-        });
+        status.reserved_for.get_or_insert_default().push(device_claims::consumer(&pod.pod));
     }
     Ok(now)
 }

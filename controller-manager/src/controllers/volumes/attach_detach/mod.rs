@@ -89,9 +89,8 @@ impl AttachDetach {
         own.filter(|(volume, _)| self.is_attached_by(&volume.driver)).collect()
     }
 
-    /// Whether a driver's volumes have to be attached: unless it says otherwise.
     fn is_attached_by(&self, driver: &str) -> bool {
-        self.drivers.get(&ObjectKey::new("", driver)).is_none_or(|object| object.spec.attach_required != Some(false))
+        api::csi::is_attachable(self.drivers.get(&ObjectKey::new("", driver)).as_deref())
     }
 
     fn wanted(&self, node: &str) -> BTreeMap<Volume, Wanted> {

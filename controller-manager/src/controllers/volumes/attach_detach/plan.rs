@@ -5,20 +5,18 @@
 
 use crate::controllers::volumes::claim_ref;
 use crate::ops::{DeleteOptions, Op, PatchKind, Request};
+use api::csi;
 use client::ObjectKey;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{AttachedVolume, Node, PersistentVolume, Pod};
 use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeAttachmentSource, VolumeAttachmentSpec};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a node that is not well keeps a volume that it says it uses (upstream: `ReconcilerMaxWaitForUnmountDuration`).
 pub const MAX_WAIT: SignedDuration = SignedDuration::from_mins(6);
-/// What the volumes of drivers are called in a node's status, before driver and handle.
-const PREFIX: &str = "kubernetes.io/csi/";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// A driver's volume.
@@ -39,20 +37,18 @@ impl Volume {
 
     /// Its name in nodes' statuses.
     pub fn name(&self) -> String {
-        format!("{PREFIX}{}^{}", self.driver, self.handle)
+        csi::volume_name(&self.driver, &self.handle)
     }
 
     /// The volume of that name.
     pub fn named(name: &str) -> Option<Self> {
-        let (driver, handle) = name.strip_prefix(PREFIX)?.split_once('^')?;
+        let (driver, handle) = csi::volume_named(name)?;
         Some(Volume { driver: driver.to_owned(), handle: handle.to_owned() })
     }
 
     /// The name of its attachment to a node.
     pub fn attachment(&self, node: &str) -> String {
-        let digest = Sha256::digest(format!("{}{}{node}", self.handle, self.driver).as_bytes());
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("csi-{hex}")
+        csi::attachment_name(&self.driver, &self.handle, node)
     }
 }
 
@@ -175,11 +171,9 @@ pub fn plan(world: &World<'_>) -> Plan {
     // What is about to be detached must not be reported any more, so this comes first.
     if let Some(node) = world.node {
         plan.ops.extend(report(node, &reported));
-        for (volume, wanted) in
-            world.wanted.iter().filter(|(volume, _)| reported.contains(&volume.name()) && !is_reported(node, &volume.name()))
-        {
+        let fresh = |volume: &Volume| reported.contains(&volume.name()) && !is_reported(node, &volume.name());
+        for (_, wanted) in world.wanted.iter().filter(|(volume, _)| fresh(volume)) {
             let message = format!("AttachVolume.Attach succeeded for volume {:?} ", name_of(&wanted.persistent));
-            tracing::debug!(volume = volume.name(), node = world.name, "attached");
             plan.ops.extend(wanted.pods.iter().map(|pod| Op::normal(pod.as_ref(), "SuccessfulAttachVolume", message.clone())));
         }
     }
@@ -322,14 +316,6 @@ mod tests {
         let now = Timestamp::from_second(1000).expect("a time");
         let leaving = BTreeMap::from([(volume(), now - SignedDuration::from_secs(since))]);
         plan(&World { name: "n", node, wanted, attachments, leaving: &leaving, told: &BTreeSet::new(), now })
-    }
-
-    #[test]
-    fn names_are_the_kubelets() {
-        assert_eq!(volume().name(), "kubernetes.io/csi/d^h");
-        assert_eq!(Volume::named("kubernetes.io/csi/d^h^2").map(|v| v.handle).as_deref(), Some("h^2"));
-        assert_eq!(Volume::named("kubernetes.io/other/x"), None);
-        assert_eq!(volume().attachment("n").len(), 68);
     }
 
     #[test]
