@@ -11,7 +11,10 @@ use crate::error::{Error, Result, message};
 use crate::manifest;
 use crate::selection::{self, Target};
 use serde_json::{Value, json};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use tempfile::TempDir;
 
 /// How often an object is asked for again when it changed between the look and the dry run.
 const TRIES: usize = 4;
@@ -53,7 +56,7 @@ fn diff(ctx: &mut Context, args: &Args) -> Result<()> {
     let documents = manifest::read(ctx, args)?;
     let (targets, errors) = selection::resolve(ctx, documents)?;
     Error::collect(errors)?;
-    let (live, merged) = (Temporary::new("LIVE")?, Temporary::new("MERGED")?);
+    let (live, merged) = (temporary("LIVE-")?, temporary("MERGED-")?);
     for target in &targets {
         let (mut before, mut after) = compared(ctx, args, target)?;
         let managed = args.bool("show-managed-fields");
@@ -67,30 +70,15 @@ fn diff(ctx: &mut Context, args: &Args) -> Result<()> {
                 }
                 text = yaml::to_string(&object);
             }
-            std::fs::write(directory.0.join(&name), text)?;
+            std::fs::write(directory.path().join(&name), text)?;
         }
     }
-    compare(ctx, &live.0, &merged.0)
+    compare(ctx, live.path(), merged.path())
 }
 
-/// A directory that goes with this value.
-struct Temporary(std::path::PathBuf);
-
-impl Temporary {
-    fn new(name: &str) -> Result<Temporary> {
-        use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("{name}-{}{:09}", std::process::id(), jiff::Timestamp::now().subsec_nanosecond()));
-        // What it holds may be secret.
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Temporary(path))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // There is nobody left to tell.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// A directory that goes with the value. Only its owner may read it: what it holds may be secret.
+fn temporary(prefix: &str) -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix(prefix).permissions(Permissions::from_mode(0o700)).tempdir()?)
 }
 
 /// `apps.v1.Deployment.default.web`.

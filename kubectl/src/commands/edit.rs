@@ -10,6 +10,7 @@ use crate::error::{Error, Result, go_io_error, message};
 use crate::printers::{self, Json, Printer, Yaml};
 use serde_json::{Value, json};
 use std::io::Write;
+use tempfile::NamedTempFile;
 
 /// What stands before the object in the editor.
 const PREAMBLE: &str = "# Please edit the object below. Lines beginning with a '#' will be ignored,\n# and an empty file will abort the edit. If an error occurs while saving this file will be\n# reopened with the relevant failures.\n#\n";
@@ -104,26 +105,26 @@ fn send(ctx: &mut Context, args: &Args, target: &crate::selection::Target, body:
 
 /// A file that stays, for changes that could not be saved.
 fn keep(text: &str) -> Result<String> {
-    let path = std::env::temp_dir().join(format!("kubectl-edit-{}.yaml", std::process::id()));
-    std::fs::write(&path, text)?;
+    let (_, path) = temporary(text, "yaml")?.keep().map_err(|e| message(e.to_string()))?;
     Ok(path.display().to_string())
+}
+
+/// A file with a text that only its owner may read (Secrets pass through here), and that goes with the value.
+fn temporary(text: &str, extension: &str) -> Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix("kubectl-edit-").suffix(&format!(".{extension}")).tempfile()?;
+    file.write_all(text.as_bytes())?;
+    Ok(file)
 }
 
 /// Shows a text in the editor and answers what was saved.
 fn edit(ctx: &mut Context, text: &str, extension: &str) -> Result<String> {
-    use std::os::unix::fs::OpenOptionsExt;
     let editor = ctx.var("KUBE_EDITOR").or(ctx.var("EDITOR")).unwrap_or("vi").to_owned();
-    let path =
-        std::env::temp_dir().join(format!("kubectl-edit-{}-{}.{extension}", std::process::id(), jiff::Timestamp::now().as_nanosecond()));
-    // Secrets pass through here: only the owner may read it.
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    file.write_all(text.as_bytes())?;
+    let file = temporary(text, extension)?;
     ctx.flush();
-    let status = std::process::Command::new("sh").arg("-c").arg(format!("{editor} \"$0\"")).arg(&path).status();
-    let edited = std::fs::read_to_string(&path);
-    std::fs::remove_file(&path)?;
+    let status = std::process::Command::new("sh").arg("-c").arg(format!("{editor} \"$0\"")).arg(file.path()).status();
     match status {
-        Ok(s) if s.success() => Ok(edited?),
+        // By its name: most editors put another file in its place.
+        Ok(s) if s.success() => Ok(std::fs::read_to_string(file.path())?),
         Ok(s) => Err(message(format!("there was a problem with the editor {editor:?}: {s}"))),
         Err(e) => Err(message(format!("unable to launch the editor {editor:?}: {}", go_io_error(&e)))),
     }
