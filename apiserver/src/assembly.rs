@@ -141,7 +141,7 @@ impl Builder {
         let identity = ProxyIdentity::new(certificate.as_bytes(), key.as_bytes()).map_err(|e| anyhow!("the front-proxy client: {e}"))?;
         let aggregator = Arc::new(Aggregator::new(objects.clone(), identity));
 
-        let health = Health::default();
+        let health = Health::new(store.clone());
         let bootstrapped = health.check("poststarthook/rbac/bootstrap-roles");
         let metrics = Arc::new(Metrics::default());
         let connections = Arc::new(Connections::new(objects.clone(), kubelet_tls(&options, &cert_dir)?));

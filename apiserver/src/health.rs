@@ -2,14 +2,18 @@
 
 use crate::request::Query;
 use crate::respond::{self, Response};
+use crate::store::Store;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What the server checks of itself. A check is passed once it was set, and failed again when it is cleared.
-#[derive(Clone, Default)]
-pub struct Health(Arc<RwLock<BTreeMap<String, Arc<AtomicBool>>>>);
+/// What the server checks of itself: that its store can be written to, and the checks that its parts hold.
+pub struct Health {
+    store: Arc<dyn Store>,
+    /// A check is passed once it was set, and failed again when it is cleared.
+    checks: RwLock<BTreeMap<String, Arc<AtomicBool>>>,
+}
 
 /// A named check, held by the part that it is about.
 #[derive(Clone)]
@@ -23,21 +27,26 @@ impl Check {
 }
 
 impl Health {
+    /// Without checks of parts yet.
+    pub fn new(store: Arc<dyn Store>) -> Health {
+        Health { store, checks: RwLock::default() }
+    }
+
     /// A check that is not passed yet. Only `/readyz` waits for it.
     pub fn check(&self, name: &str) -> Check {
-        let flag = self.0.write().entry(name.to_owned()).or_default().clone();
+        let flag = self.checks.write().entry(name.to_owned()).or_default().clone();
         Check(flag)
     }
 
     /// Whether all checks are passed.
     pub fn ready(&self) -> bool {
-        self.0.read().values().all(|c| c.load(Ordering::Acquire))
+        self.checks.read().values().all(|c| c.load(Ordering::Acquire))
     }
 
     /// Answers a path below `/`, e.g. `readyz` or `livez/ping`.
-    pub fn answer(&self, path: &str, query: &Query) -> Response {
+    pub async fn answer(&self, path: &str, query: &Query) -> Response {
         let (endpoint, one) = path.split_once('/').unwrap_or((path, ""));
-        let checks = self.results(endpoint);
+        let checks = self.results(endpoint).await;
         if !one.is_empty() {
             return match checks.iter().find(|(name, _)| name == one) {
                 Some((_, true)) => respond::text(200, "ok"),
@@ -62,13 +71,14 @@ impl Health {
         respond::text(if failed { 500 } else { 200 }, text)
     }
 
-    fn results(&self, endpoint: &str) -> Vec<(String, bool)> {
-        // The server listens only once its store is open and its caches are filled, so that these two are as good as the answer.
-        let always: &[&str] =
-            if endpoint == "readyz" { &["ping", "log", "etcd", "etcd-readiness", "informer-sync"] } else { &["ping", "log", "etcd"] };
-        let mut results: Vec<(String, bool)> = always.iter().map(|name| ((*name).to_owned(), true)).collect();
+    async fn results(&self, endpoint: &str) -> Vec<(String, bool)> {
+        let writable = self.store.health().await.is_ok();
+        // The server listens only once its caches are filled.
+        let always: &[(&str, bool)] = &[("ping", true), ("log", true), ("etcd", writable)];
+        let ready: &[(&str, bool)] = if endpoint == "readyz" { &[("etcd-readiness", writable), ("informer-sync", true)] } else { &[] };
+        let mut results: Vec<(String, bool)> = always.iter().chain(ready).map(|(name, passed)| ((*name).to_owned(), *passed)).collect();
         if endpoint != "livez" {
-            results.extend(self.0.read().iter().map(|(name, flag)| (name.clone(), flag.load(Ordering::Acquire))));
+            results.extend(self.checks.read().iter().map(|(name, flag)| (name.clone(), flag.load(Ordering::Acquire))));
         }
         results
     }
@@ -77,16 +87,38 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{embedded::Options, memory};
 
-    #[test]
-    fn only_readiness_waits_for_checks() {
-        let health = Health::default();
+    async fn code(health: &Health, path: &str, query: &str) -> u16 {
+        health.answer(path, &Query::parse(query)).await.status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn only_readiness_waits_for_checks() {
+        let health = Health::new(memory::open(Options::default()).unwrap());
         let check = health.check("poststarthook/bootstrap");
-        let code = |path: &str, query: &str| health.answer(path, &Query::parse(query)).status().as_u16();
-        assert_eq!((code("livez", ""), code("readyz", ""), code("readyz/ping", "")), (200, 500, 200));
-        assert_eq!(code("readyz", "exclude=poststarthook/bootstrap"), 200);
-        assert_eq!(code("readyz/nosuch", ""), 404);
+        for (path, query, expected) in [
+            ("livez", "", 200),
+            ("readyz", "", 500),
+            ("readyz/ping", "", 200),
+            ("readyz", "exclude=poststarthook/bootstrap", 200),
+            ("readyz/nosuch", "", 404),
+        ] {
+            assert_eq!(code(&health, path, query).await, expected, "{path}?{query}");
+        }
         check.set(true);
-        assert_eq!((code("readyz", ""), code("readyz/poststarthook/bootstrap", "")), (200, 200));
+        assert_eq!((code(&health, "readyz", "").await, code(&health, "readyz/poststarthook/bootstrap", "").await), (200, 200));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_cannot_be_written_to_is_told() {
+        let store = memory::open(Options::default()).unwrap();
+        let health = Health::new(store.clone());
+        store.close().await.unwrap();
+        for (path, expected) in
+            [("livez", 500), ("readyz", 500), ("healthz/etcd", 500), ("readyz/etcd-readiness", 500), ("livez/ping", 200)]
+        {
+            assert_eq!(code(&health, path, "").await, expected, "{path}");
+        }
     }
 }

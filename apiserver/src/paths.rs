@@ -30,7 +30,7 @@ fn go_arch(rust: &'static str) -> &'static str {
 }
 
 /// Answers a path that is no resource.
-pub(crate) fn answer(api: &Api, call: &Call) -> Result<Response> {
+pub(crate) async fn answer(api: &Api, call: Call) -> Result<Response> {
     let path = call.info.path.trim_matches('/');
     if !matches!(call.request.method().as_str(), "GET" | "HEAD") {
         return Ok(respond::page_not_found());
@@ -41,22 +41,22 @@ pub(crate) fn answer(api: &Api, call: &Call) -> Result<Response> {
     }
     let parts: Vec<&str> = path.split('/').collect();
     match parts.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => Ok(api.health.answer(path, &call.query)),
+        ["healthz" | "livez" | "readyz", ..] => Ok(api.health.answer(path, &call.query).await),
         ["version"] => Ok(respond::value(200, &version(), call.format(Offer::Plain)?)),
         ["metrics"] => Ok(respond::raw(200, "text/plain; version=0.0.4; charset=utf-8", api.metrics.render())),
-        ["api" | "apis"] => top(api, call, parts[0] == "api"),
+        ["api" | "apis"] => top(api, &call, parts[0] == "api"),
         ["api", version] => {
-            document(call, discovery::resource_list(&api.rows(&api.registry.rows()), "", version).ok_or_else(|| respond::generic(404))?)
+            document(&call, discovery::resource_list(&api.rows(&api.registry.rows()), "", version).ok_or_else(|| respond::generic(404))?)
         }
         ["apis", group] => {
             let own = discovery::group(&api.rows(&api.registry.rows()), group);
-            found(call, merged::group(own, group, &api.aggregator.served()))
+            found(&call, merged::group(own, group, &api.aggregator.served()))
         }
         ["apis", group, version] => match discovery::resource_list(&api.rows(&api.registry.rows()), group, version) {
             None if api.registry.has_group(group) => Err(respond::generic(404)),
-            list => found(call, list),
+            list => found(&call, list),
         },
-        ["openapi", ..] => crate::openapi::answer(api, call, &parts[1..]),
+        ["openapi", ..] => crate::openapi::answer(api, &call, &parts[1..]),
         [""] => Ok(respond::value(200, &json!({"paths": paths(api)}), call.format(Offer::Plain)?)),
         _ => Ok(respond::page_not_found()),
     }

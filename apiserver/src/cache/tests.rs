@@ -277,6 +277,9 @@ impl Store for Lagging {
     fn grant(&self, ttl: Duration) -> BoxFuture<'_, StoreResult<LeaseId>> {
         self.inner.grant(ttl)
     }
+    fn health(&self) -> BoxFuture<'_, StoreResult<()>> {
+        self.inner.health()
+    }
     fn close(&self) -> BoxFuture<'_, StoreResult<()>> {
         self.inner.close()
     }

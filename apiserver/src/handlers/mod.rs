@@ -123,7 +123,7 @@ impl Api {
         }
         let answer = match call.info.resource_request {
             true => self.resource(call).await,
-            false => crate::paths::answer(self, &call),
+            false => crate::paths::answer(self, call).await,
         };
         let mut response = answer.unwrap_or_else(|error| respond::status(&error, format));
         respond::warn(&mut response, &notes.warnings());

@@ -2,10 +2,10 @@
 //! may hold several writes to one key), appends them as one batch, and only when that is durable answers the writers and tells the
 //! watchers, in revision order. Its speed is that of the disk's syncs times the size of the batch, which grows with the load by itself.
 //!
-//! With each batch it removes a little of what nobody needs any more, so that compaction is never a pause. When the disk fails it stops
-//! for good: what the log then holds is not known, and only reading it again, at the next start, tells.
+//! With each batch it removes a little of what nobody needs any more, so that compaction is never a pause. When the disk fails (it is full,
+//! mostly), what the log then holds is not known, and only reading it again tells: until that has worked, writes are refused.
 
-use super::embedded::{Retention, Shared};
+use super::embedded::{Retention, Shared, read_index};
 use super::index::{Index, Version};
 use super::log::{Append, Log, Record};
 use super::{Event, Expect, KeyValue, LeaseId, Revision, StoreError, StoreResult, VALUE_LIMIT};
@@ -25,6 +25,10 @@ const REMOVED_PER_WRITE: usize = 2;
 const REMOVED_AT_LEAST: usize = 32;
 /// How often the time of a revision is noted, for compaction by age.
 const MARK_EVERY: Duration = Duration::from_secs(10);
+
+/// How long to leave a log that cannot be written to alone: twice as long each time, until a write succeeds.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 
 /// What the committer is asked to do.
 pub(super) enum Request {
@@ -60,27 +64,74 @@ pub(super) struct Committer<L> {
     marks: VecDeque<(Instant, Revision)>,
     /// Up to where history is older than it need be kept.
     target: Revision,
+    /// How long to wait before the log is opened again.
+    pause: Duration,
 }
 
 impl<L: Log> Committer<L> {
     pub(super) fn new(shared: Arc<Shared<L>>, requests: Receiver<Request>, retention: Retention) -> Self {
-        Committer { shared, requests, retention, marks: VecDeque::new(), target: 0 }
+        Committer { shared, requests, retention, marks: VecDeque::new(), target: 0, pause: FIRST_PAUSE }
     }
 
     /// Runs until it is closed, or until nobody can send requests any more.
     pub(super) fn run(mut self) {
         while let Some((requests, open)) = self.gather() {
-            if let Err(error) = self.commit(requests) {
-                tracing::error!(%error, "the store cannot write and stops");
-                self.shared.fail(&error.to_string());
-                break;
+            match self.commit(requests) {
+                Ok(()) => self.pause = FIRST_PAUSE,
+                Err(error) => {
+                    tracing::error!(%error, "the store cannot write");
+                    self.shared.fail(&error.to_string());
+                    if !open || !self.recover() {
+                        break;
+                    }
+                }
             }
             if !open {
                 break;
             }
         }
         // Whoever is still queued hears that the store is closed, by its answer being dropped.
-        self.shared.end_watches();
+        self.shared.end();
+    }
+
+    /// Opens the log again, as often as it takes; false when the store is closed before.
+    fn recover(&mut self) -> bool {
+        loop {
+            if !self.refuse_for(self.pause) {
+                return false;
+            }
+            self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+            match self.reopen() {
+                Ok(()) => {
+                    tracing::info!(revision = self.shared.durable(), "the store has been opened again");
+                    return true;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the store cannot be opened again");
+                    self.shared.fail(&error.to_string());
+                }
+            }
+        }
+    }
+
+    fn reopen(&self) -> StoreResult<()> {
+        let log = &self.shared.log;
+        log.reopen()?;
+        let index = read_index(log)?;
+        log.reopen()?;
+        Ok(self.shared.recovered(index)?)
+    }
+
+    /// Answers what comes in by dropping it, for so long; false when the store is closed.
+    fn refuse_for(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            match self.requests.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(Request::Close) | Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(Request::Write { .. } | Request::Compact { .. }) => {}
+                Err(RecvTimeoutError::Timeout) => return true,
+            }
+        }
     }
 
     /// Waits for something to do and takes all of it that fits into a batch; the flag is false when this is the last.

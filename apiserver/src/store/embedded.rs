@@ -70,8 +70,18 @@ pub(super) struct Shared<L> {
 #[derive(Default)]
 struct Watches {
     slots: Vec<Slot>,
-    /// Why there will be no more events.
-    ended: Option<String>,
+    state: State,
+}
+
+/// Whether there are events to come.
+#[derive(Clone, Default)]
+enum State {
+    #[default]
+    Open,
+    /// Nothing can be written until the log has been opened again.
+    Failed(String),
+    /// For good.
+    Closed,
 }
 
 /// A watcher, as the committer sees it.
@@ -96,24 +106,60 @@ impl<L: Log> Shared<L> {
         });
     }
 
+    /// Writing failed: until [`recovered`](Self::recovered) nothing is written, and who watches has to watch again.
     pub(super) fn fail(&self, reason: &str) {
-        self.watches.lock().ended = Some(reason.to_owned());
+        self.end_watches(State::Failed(reason.to_owned()));
     }
 
-    pub(super) fn end_watches(&self) {
+    /// Ends the store.
+    pub(super) fn end(&self) {
+        self.end_watches(State::Closed);
+    }
+
+    fn end_watches(&self, state: State) {
         let mut watches = self.watches.lock();
-        watches.ended.get_or_insert_with(|| "the store is closed".to_owned());
+        watches.state = state;
         watches.slots.clear();
+    }
+
+    /// Goes on with the log as it was found when it was opened again. What had been announced must be in it.
+    pub(super) fn recovered(&self, index: Index) -> Result<(), LogError> {
+        let mut watches = self.watches.lock();
+        let (revision, announced) = (index.revision(), self.durable());
+        if revision < announced {
+            return Err(LogError(format!("the log ends at revision {revision}, and {announced} had been written")));
+        }
+        *self.index.write() = index;
+        self.durable.store(revision, Ordering::Release);
+        watches.state = State::Open;
+        Ok(())
+    }
+
+    /// Whether it can be written to.
+    fn health(&self) -> StoreResult<()> {
+        match &self.watches.lock().state {
+            State::Open => Ok(()),
+            State::Failed(reason) => Err(StoreError::Unavailable(reason.clone())),
+            State::Closed => Err(StoreError::Unavailable("the store is closed".into())),
+        }
     }
 
     /// Why a request was not answered.
     fn ended(&self) -> StoreError {
-        StoreError::Unavailable(self.watches.lock().ended.clone().unwrap_or_else(|| "the store is closed".to_owned()))
+        self.health().err().unwrap_or_else(|| StoreError::Unavailable("the store could not write".into()))
     }
 
-    /// Whether no more events come.
-    pub(super) fn has_ended(&self) -> bool {
-        self.watches.lock().ended.is_some()
+    /// Why no more events come; `None` where the store goes on, or has been closed in peace.
+    pub(super) fn failure(&self) -> Option<StoreError> {
+        match &self.watches.lock().state {
+            State::Failed(reason) => Some(StoreError::Unavailable(reason.clone())),
+            State::Open | State::Closed => None,
+        }
+    }
+
+    /// Whether the store was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.watches.lock().state, State::Closed)
     }
 
     pub(super) fn read(&self, revision: Revision) -> StoreResult<Option<KeyValue>> {
@@ -272,7 +318,7 @@ impl<L: Log> Store for Embedded<L> {
         let (sender, batches) = mpsc::channel(WATCH_QUEUE);
         let durable = {
             let mut watches = self.shared.watches.lock();
-            if watches.ended.is_some() {
+            if !matches!(watches.state, State::Open) {
                 drop(watches);
                 return std::future::ready(Err(self.shared.ended())).boxed();
             }
@@ -309,6 +355,10 @@ impl<L: Log> Store for Embedded<L> {
         // Milliseconds since 1970 have 41 bits now, so they fit with the sequence until the year 2248.
         let lease = i64::try_from(end).ok().and_then(|end| end.checked_mul(1 << LEASE_SHIFT)).map(|end| end | sequence);
         std::future::ready(lease.ok_or_else(|| StoreError::Unavailable("the lease is too long".into()))).boxed()
+    }
+
+    fn health(&self) -> BoxFuture<'_, StoreResult<()>> {
+        std::future::ready(self.shared.health()).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, StoreResult<()>> {

@@ -30,6 +30,8 @@ const MARKER: &str = "~progress";
 const PROGRESS_AFTER: Duration = Duration::from_millis(50);
 /// How often history is compacted to where it was the time before (upstream's).
 const COMPACT_EVERY: Duration = Duration::from_secs(300);
+/// How long a probe waits, as upstream (`--etcd-healthcheck-timeout`).
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -369,6 +371,14 @@ impl Store for Etcd {
             let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
             let answer = self.client.lease_client().grant(seconds.max(1) as i64, None).await.map_err(unavailable)?;
             Ok(answer.id())
+        }
+        .boxed()
+    }
+
+    fn health(&self) -> BoxFuture<'_, StoreResult<()>> {
+        async move {
+            let answered = tokio::time::timeout(HEALTH_TIMEOUT, self.current()).await;
+            answered.map_err(|_| StoreError::Unavailable("etcd does not answer".into()))?.map(drop)
         }
         .boxed()
     }

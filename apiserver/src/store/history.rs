@@ -53,7 +53,8 @@ impl<L: Log> Replay<L> {
     async fn receive(&mut self) -> Option<StoreResult<Batch>> {
         match self.batches.recv().await {
             Some(batch) => Some(Ok(batch)),
-            None if self.shared.has_ended() => None,
+            None if self.shared.is_closed() => None,
+            None if let Some(failure) = self.shared.failure() => Some(Err(failure)),
             // The channel was full and the committer did not wait.
             None => Some(Err(StoreError::Compacted(self.shared.index.read().compacted()))),
         }

@@ -52,6 +52,10 @@ pub trait Log: Send + Sync + 'static {
     /// Calls `visit` with the records after a revision in order, until it answers false.
     fn scan(&self, after: Revision, visit: &mut dyn FnMut(Revision, Record) -> bool) -> Result<(), LogError>;
 
+    /// Starts anew from what the disk holds, after an append failed (of which all may be there, or nothing), and lets go of what it has cached.
+    /// Fails where it cannot be written to.
+    fn reopen(&self) -> Result<(), LogError>;
+
     /// The revision it is compacted to; 0 if it never was.
     fn compacted(&self) -> Result<Revision, LogError>;
 }

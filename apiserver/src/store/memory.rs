@@ -47,6 +47,10 @@ impl Log for MemoryLog {
         Ok(())
     }
 
+    fn reopen(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+
     fn compacted(&self) -> Result<Revision, LogError> {
         Ok(self.state.read().compacted)
     }

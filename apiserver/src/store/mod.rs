@@ -161,6 +161,9 @@ pub trait Store: Send + Sync + 'static {
     /// A new lease: what is put under it is deleted when `ttl` has passed since the grant (Kubernetes never renews: it is for events).
     fn grant(&self, ttl: Duration) -> BoxFuture<'_, StoreResult<LeaseId>>;
 
+    /// Whether writes can succeed now; reads may work all the same.
+    fn health(&self) -> BoxFuture<'_, StoreResult<()>>;
+
     /// Ends the store: what is queued is written, watches end.
     fn close(&self) -> BoxFuture<'_, StoreResult<()>>;
 }

@@ -11,8 +11,9 @@ use super::embedded::{self, Options};
 use super::log::{Append, Log, LogError, Record};
 use super::{Revision, Store, StoreResult};
 use bytes::Bytes;
+use parking_lot::{MappedRwLockReadGuard, RwLock, RwLockReadGuard};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,11 +38,19 @@ const RECORD: u8 = b'r';
 pub fn open(directory: &Path, options: Options) -> StoreResult<Arc<dyn Store>> {
     // Reading everything once fills sled's page cache far beyond its capacity, since it evicts by counting accesses; the file is opened
     // again to let go of that.
-    let index = embedded::read_index(&SledLog::open(directory)?)?;
-    embedded::open(SledLog::open(directory)?, index, options)
+    let log = SledLog::open(directory)?;
+    let index = embedded::read_index(&log)?;
+    log.reopen()?;
+    embedded::open(log, index, options)
 }
 
 struct SledLog {
+    directory: PathBuf,
+    /// `None` while, or because, it could not be opened again.
+    opened: RwLock<Option<Opened>>,
+}
+
+struct Opened {
     db: sled::Db,
     file: File,
 }
@@ -60,14 +69,24 @@ impl From<std::io::Error> for LogError {
 
 impl SledLog {
     fn open(directory: &Path) -> Result<SledLog, LogError> {
+        Ok(SledLog { opened: RwLock::new(Some(Opened::at(directory)?)), directory: directory.to_owned() })
+    }
+
+    fn opened(&self) -> Result<MappedRwLockReadGuard<'_, Opened>, LogError> {
+        RwLockReadGuard::try_map(self.opened.read(), Option::as_ref).map_err(|_| LogError("the store's files are closed".into()))
+    }
+}
+
+impl Opened {
+    fn at(directory: &Path) -> Result<Opened, LogError> {
         std::fs::create_dir_all(directory)?;
         let config = sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).segment_size(SEGMENT).flush_every_ms(None);
         let db = open_when_unlocked(&config)?;
-        let log = SledLog { file: File::open(directory.join("db"))?, db };
-        match log.db.get(FORMAT)? {
+        let opened = Opened { file: File::open(directory.join("db"))?, db };
+        match opened.db.get(FORMAT)? {
             None => {
-                log.db.insert(FORMAT, FORMAT_VERSION)?;
-                log.sync()?;
+                opened.db.insert(FORMAT, FORMAT_VERSION)?;
+                opened.sync()?;
                 // The names of new files are durable only with their directory.
                 File::open(directory)?.sync_all()?;
             }
@@ -76,13 +95,30 @@ impl SledLog {
                 return Err(LogError(format!("the store has format {:?}, not 1", String::from_utf8_lossy(&version))));
             }
         }
-        Ok(log)
+        Ok(opened)
     }
 
     fn sync(&self) -> Result<(), LogError> {
         self.db.flush()?;
         self.file.sync_data()?;
         Ok(())
+    }
+
+    fn read(&self, revision: Revision) -> Result<Option<Record>, LogError> {
+        let Some(first) = self.db.get(key(revision, 0))? else { return Ok(None) };
+        let (mut record, pieces) = parse(&first).ok_or_else(|| damaged(revision))?;
+        if let (Some(value), 2..) = (&mut record.value, pieces) {
+            let mut whole = value.to_vec();
+            for piece in 1..pieces {
+                match self.db.get(key(revision, piece))? {
+                    Some(more) => whole.extend_from_slice(&more),
+                    // Removed while it was read.
+                    None => return Ok(None),
+                }
+            }
+            *value = Bytes::from(whole);
+        }
+        Ok(Some(record))
     }
 }
 
@@ -171,34 +207,36 @@ impl Log for SledLog {
         if let Some(compacted) = append.compacted {
             batch.insert(COMPACTED, &compacted.to_be_bytes());
         }
-        self.db.apply_batch(batch)?;
-        self.sync()
+        let opened = self.opened()?;
+        opened.db.apply_batch(batch)?;
+        opened.sync()
+    }
+
+    fn reopen(&self) -> Result<(), LogError> {
+        let mut opened = self.opened.write();
+        // First, since sled locks its file.
+        *opened = None;
+        // sled may write while it opens, and what it cannot write then, it may not be able to read later.
+        let scratch = self.directory.join("room");
+        let written = std::fs::write(&scratch, [0; SEGMENT]);
+        std::fs::remove_file(&scratch)?;
+        written?;
+        *opened = Some(Opened::at(&self.directory)?);
+        Ok(())
     }
 
     fn read(&self, revision: Revision) -> Result<Option<Record>, LogError> {
-        let Some(first) = self.db.get(key(revision, 0))? else { return Ok(None) };
-        let (mut record, pieces) = parse(&first).ok_or_else(|| damaged(revision))?;
-        if let (Some(value), 2..) = (&mut record.value, pieces) {
-            let mut whole = value.to_vec();
-            for piece in 1..pieces {
-                match self.db.get(key(revision, piece))? {
-                    Some(more) => whole.extend_from_slice(&more),
-                    // Removed while it was read.
-                    None => return Ok(None),
-                }
-            }
-            *value = Bytes::from(whole);
-        }
-        Ok(Some(record))
+        self.opened()?.read(revision)
     }
 
     fn scan(&self, after: Revision, visit: &mut dyn FnMut(Revision, Record) -> bool) -> Result<(), LogError> {
         let end = [RECORD + 1];
-        for entry in self.db.range(key(after.saturating_add(1), 0).as_slice()..end.as_slice()) {
+        let opened = self.opened()?;
+        for entry in opened.db.range(key(after.saturating_add(1), 0).as_slice()..end.as_slice()) {
             let (at, first) = entry?;
             let Some((revision, 0)) = position(&at) else { continue };
             let (record, pieces) = parse(&first).ok_or_else(|| damaged(revision))?;
-            let record = if pieces > 1 { self.read(revision)? } else { Some(record) };
+            let record = if pieces > 1 { opened.read(revision)? } else { Some(record) };
             if let Some(record) = record
                 && !visit(revision, record)
             {
@@ -209,7 +247,7 @@ impl Log for SledLog {
     }
 
     fn compacted(&self) -> Result<Revision, LogError> {
-        match self.db.get(COMPACTED)? {
+        match self.opened()?.db.get(COMPACTED)? {
             None => Ok(0),
             Some(bytes) => match bytes.as_ref().try_into() {
                 Ok(bytes) => Ok(u64::from_be_bytes(bytes)),
@@ -253,7 +291,11 @@ mod tests {
         .unwrap();
         assert_eq!(scanned, writes);
         log.append(&Append { writes: vec![], removed: (2..9).zip(sizes.map(|s| s as u32)).collect(), compacted: Some(8) }).unwrap();
-        assert_eq!((log.db.len(), log.compacted().unwrap()), (3, 8), "the deletion's record, the format and the compaction are left");
+        assert_eq!(
+            (log.opened().unwrap().db.len(), log.compacted().unwrap()),
+            (3, 8),
+            "the deletion's record, the format and the compaction are left"
+        );
     }
 
     #[test]
@@ -269,7 +311,7 @@ mod tests {
     fn another_format_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let log = SledLog::open(directory.path()).unwrap();
-        log.db.insert(FORMAT, b"2").unwrap();
+        log.opened().unwrap().db.insert(FORMAT, b"2").unwrap();
         drop(log);
         let error = SledLog::open(directory.path()).err().unwrap();
         assert_eq!(error.0, "the store has format \"2\", not 1");
