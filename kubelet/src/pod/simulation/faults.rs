@@ -3,8 +3,9 @@
 use super::*;
 use crate::runtime::{
     RuntimeError,
-    simulated::behaviour::{Call, Fault},
+    simulated::behaviour::{Call, Distortion, Fault},
 };
+use k8s_cri::v1 as api;
 
 fn fails() -> Fault {
     Fault::Fails(RuntimeError::Failed("it is broken".into()))
@@ -118,4 +119,99 @@ async fn a_sandbox_that_cannot_be_made_is_told_of() {
     world.until_state("c", "running").await;
     let failed = world.events().into_iter().filter(|e| e == "FailedCreatePodSandBox Failed to create pod sandbox: it is broken").count();
     assert_eq!(failed, 2);
+}
+
+/// What a broken runtime may answer: each is well-formed, and none of it is true.
+fn nonsense() -> Vec<(&'static str, Distortion)> {
+    let none = Distortion::default();
+    vec![
+        ("ids are empty", Distortion { made: String::clear, ..none }),
+        ("ids are of nothing", Distortion { made: |id| id.push('x'), ..none }),
+        ("no sandbox", Distortion { sandboxes: Vec::clear, ..none }),
+        ("each sandbox twice", Distortion { sandboxes: |all| all.extend(all.clone()), ..none }),
+        (
+            "sandboxes of nobody",
+            Distortion { sandboxes: |all| all.push(api::PodSandbox { id: "stray".into(), ..Default::default() }), ..none },
+        ),
+        ("a sandbox without anything", Distortion { sandbox: |status| *status = api::PodSandboxStatus::default(), ..none }),
+        ("a sandbox in no state", Distortion { sandbox: |status| status.state = 77, ..none }),
+        ("a sandbox without network", Distortion { sandbox: |status| status.network = None, ..none }),
+        (
+            "an address that is none",
+            Distortion { sandbox: |status| status.network.iter_mut().for_each(|n| n.ip = "::nowhere".into()), ..none },
+        ),
+        ("a sandbox before all time", Distortion { sandbox: |status| status.created_at = i64::MIN, ..none }),
+        ("no container", Distortion { containers: Vec::clear, ..none }),
+        ("each container twice", Distortion { containers: |all| all.extend(all.clone()), ..none }),
+        (
+            "containers of nobody",
+            Distortion { containers: |all| all.push(api::Container { id: "stray".into(), ..Default::default() }), ..none },
+        ),
+        ("containers of no sandbox", Distortion { containers: |all| all.iter_mut().for_each(|c| c.pod_sandbox_id.clear()), ..none }),
+        ("a container without anything", Distortion { container: |status| *status = api::ContainerStatus::default(), ..none }),
+        ("a container in no state", Distortion { container: |status| status.state = -9, ..none }),
+        ("a container without a name", Distortion { container: |status| status.metadata = None, ..none }),
+        ("a container without labels", Distortion { container: |status| (status.labels.clear(), status.annotations.clear()).0, ..none }),
+        (
+            "a container beyond all time",
+            Distortion {
+                container: |status| {
+                    status.created_at = i64::MAX;
+                    (status.started_at, status.finished_at) = (i64::MAX, i64::MIN);
+                },
+                ..none
+            },
+        ),
+        (
+            "a container that is over and never began",
+            Distortion {
+                container: |status| {
+                    (status.state, status.exit_code) = (api::ContainerState::ContainerExited as i32, i32::MIN);
+                    status.message = "x".repeat(100_000);
+                },
+                ..none
+            },
+        ),
+    ]
+}
+
+/// A runtime that answers nonsense for a while, from the start or while the pod runs: the worker goes on, and once the answers are true again
+/// the pod runs and goes without a trace.
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_answers_nonsense_is_outlived() {
+    for (what, distortion) in nonsense() {
+        for running in [false, true] {
+            println!("{what}, while it {}", if running { "runs" } else { "starts" });
+            let mut world = World::new(one(json!({})));
+            if running {
+                world.apply();
+                world.until_state("c", "running").await;
+            }
+            world.runtime.distort(distortion);
+            world.apply();
+            world.pass(60).await;
+            world.runtime.distort(Distortion::default());
+            world.until("running", |status| state(status, "c") == "running" && status.phase.as_deref() == Some("Running")).await;
+            world.delete(1);
+            world.until_gone().await;
+            assert_eq!(world.runtime.held(), (0, 0), "{what}");
+        }
+    }
+}
+
+/// Nor does it keep a pod that is deleted meanwhile from ending; what the runtime had hidden is swept away once it tells the truth.
+#[tokio::test(start_paused = true)]
+async fn a_pod_ends_though_the_runtime_answered_nonsense() {
+    for (what, distortion) in nonsense() {
+        println!("{what}");
+        let mut world = World::new(one(json!({})));
+        world.apply();
+        world.until_state("c", "running").await;
+        world.runtime.distort(distortion);
+        world.delete(1);
+        world.pass(60).await;
+        world.runtime.distort(Distortion::default());
+        world.until_gone().await;
+        world.until_swept().await;
+    }
 }

@@ -66,6 +66,8 @@ struct World {
     workers: Arc<Workers>,
     statuses: Arc<Statuses>,
     events: mpsc::Receiver<Report>,
+    /// Whether all sources of pods have been heard.
+    sources: watch::Sender<bool>,
     stop: CancellationToken,
     pod: Pod,
 }
@@ -105,11 +107,11 @@ impl World {
             vitals: Default::default(),
         });
         let workers = Workers::new(node);
-        let (_, ready) = watch::channel(false);
+        let (sources, ready) = watch::channel(false);
         let stop = CancellationToken::new();
         tokio::spawn(workers.clone().follow_runtime(ready, stop.clone()));
         let pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 1}, "spec": spec}));
-        World { clock, runtime, workers, statuses, events, stop, pod: pod.expect("a pod") }
+        World { clock, runtime, workers, statuses, events, sources, stop, pod: pod.expect("a pod") }
     }
 
     /// The pod is bound to the node.
@@ -165,6 +167,17 @@ impl World {
         assert!(found, "it never ended; the calls were {:#?}", self.told());
         self.workers.remove("u");
         self.now()
+    }
+
+    /// Waits until the runtime has nothing any more, though the API has no pod.
+    async fn until_swept(&self) {
+        self.sources.send_replace(true);
+        let swept = async {
+            while self.runtime.held() != (0, 0) {
+                self.pass(1).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, swept).await.is_ok(), "the runtime still has {:?}", self.runtime.held());
     }
 
     /// The newest status.

@@ -2,6 +2,7 @@
 
 use super::super::RuntimeError;
 use anyhow::{Context, bail};
+use k8s_cri::v1 as api;
 use std::{str::FromStr, time::Duration};
 
 /// The times and failures of all of a runtime's calls. By default everything is done at once and nothing fails.
@@ -115,6 +116,27 @@ pub enum Fault {
     Fails(RuntimeError),
     /// It does not answer until the caller's deadline.
     Hangs,
+}
+
+/// What a runtime that answers nonsense does to its answers. By default it leaves them as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct Distortion {
+    /// To the ids of what it makes.
+    pub made: fn(&mut String),
+    /// To a list of sandboxes.
+    pub sandboxes: fn(&mut Vec<api::PodSandbox>),
+    /// To the status of a sandbox.
+    pub sandbox: fn(&mut api::PodSandboxStatus),
+    /// To a list of containers.
+    pub containers: fn(&mut Vec<api::Container>),
+    /// To the status of a container.
+    pub container: fn(&mut api::ContainerStatus),
+}
+
+impl Default for Distortion {
+    fn default() -> Self {
+        Distortion { made: |_| (), sandboxes: |_| (), sandbox: |_| (), containers: |_| (), container: |_| () }
+    }
 }
 
 /// The deadline of [`Fault::Hangs`], that of the calls to a real runtime.

@@ -66,7 +66,7 @@ impl Runtime for Simulated {
             ..Default::default()
         };
         self.0.sandboxes.lock().insert(id.clone(), status);
-        Ok(id)
+        Ok(self.distorted(id, |d| d.made))
     }
 
     async fn stop_sandbox(&self, id: &str) -> Result<()> {
@@ -89,14 +89,15 @@ impl Runtime for Simulated {
 
     async fn sandbox_status(&self, id: &str) -> Result<api::PodSandboxStatus> {
         let found = self.0.sandboxes.lock().get(id).cloned();
-        found.ok_or_else(|| RuntimeError::NotFound(format!("no sandbox {id}")))
+        let status = found.ok_or_else(|| RuntimeError::NotFound(format!("no sandbox {id}")))?;
+        Ok(self.distorted(status, |d| d.sandbox))
     }
 
     async fn list_sandboxes(&self, labels: &[(&str, &str)]) -> Result<Vec<api::PodSandbox>> {
         self.enter(Call::List, Duration::ZERO).await?;
         let sandboxes = self.0.sandboxes.lock();
         let wanted = sandboxes.values().filter(|s| matches(&s.labels, labels));
-        Ok(wanted
+        let listed = wanted
             .map(|s| api::PodSandbox {
                 id: s.id.clone(),
                 metadata: s.metadata.clone(),
@@ -106,7 +107,8 @@ impl Runtime for Simulated {
                 annotations: s.annotations.clone(),
                 ..Default::default()
             })
-            .collect())
+            .collect();
+        Ok(self.distorted(listed, |d| d.sandboxes))
     }
 
     async fn create_container(&self, sandbox: &str, config: api::ContainerConfig, _: api::PodSandboxConfig) -> Result<String> {
@@ -129,7 +131,7 @@ impl Runtime for Simulated {
         let container = Container { sandbox: sandbox.into(), status, process: Process::slow(0), asked: false, ended };
         self.tell(|| format!("create {}", name_of(&container)));
         self.0.containers.lock().insert(id.clone(), container);
-        Ok(id)
+        Ok(self.distorted(id, |d| d.made))
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {
@@ -197,13 +199,13 @@ impl Runtime for Simulated {
 
     async fn container_status(&self, id: &str) -> Result<api::ContainerStatus> {
         let found = self.0.containers.lock().get(id).map(|c| c.status.clone());
-        found.ok_or_else(|| no_container(id))
+        Ok(self.distorted(found.ok_or_else(|| no_container(id))?, |d| d.container))
     }
 
     async fn list_containers(&self, labels: &[(&str, &str)]) -> Result<Vec<api::Container>> {
         let containers = self.0.containers.lock();
         let wanted = containers.values().filter(|c| matches(&c.status.labels, labels));
-        Ok(wanted
+        let listed = wanted
             .map(|c| api::Container {
                 id: c.status.id.clone(),
                 pod_sandbox_id: c.sandbox.clone(),
@@ -214,7 +216,8 @@ impl Runtime for Simulated {
                 annotations: c.status.annotations.clone(),
                 ..Default::default()
             })
-            .collect())
+            .collect();
+        Ok(self.distorted(listed, |d| d.containers))
     }
 
     async fn update_resources(&self, _: &str, _: api::LinuxContainerResources) -> Result<()> {

@@ -10,7 +10,7 @@ mod calls;
 
 use super::{Result, RuntimeError, RuntimeEvent};
 use crate::clock::Clock;
-use behaviour::{Behaviour, Call, Command, DEADLINE, Fault, Process};
+use behaviour::{Behaviour, Call, Command, DEADLINE, Distortion, Fault, Process};
 use jiff::Timestamp;
 use k8s_cri::v1 as api;
 use parking_lot::Mutex;
@@ -53,6 +53,7 @@ struct Script {
     commands: HashMap<String, Command>,
     missing: HashSet<String>,
     faults: HashMap<Call, VecDeque<Fault>>,
+    distortion: Distortion,
     /// Pods can have users of their own.
     user_namespaces: bool,
 }
@@ -125,6 +126,16 @@ impl Simulated {
     /// Has the next `times` calls of this kind go wrong.
     pub fn fault(&self, call: Call, times: usize, fault: Fault) {
         self.0.script.lock().faults.entry(call).or_default().extend(std::iter::repeat_n(fault, times));
+    }
+
+    /// Has what it answers be distorted from now on.
+    pub fn distort(&self, distortion: Distortion) {
+        self.0.script.lock().distortion = distortion;
+    }
+
+    fn distorted<T>(&self, mut answer: T, how: impl FnOnce(Distortion) -> fn(&mut T)) -> T {
+        how(self.0.script.lock().distortion)(&mut answer);
+        answer
     }
 
     /// What was asked for so far, in order: `sandbox p`, `create c`, `start c`, `exec c LINE`, `term c`, `kill c`, `exit c CODE`, `pull i`.
