@@ -199,3 +199,27 @@ async fn a_pod_is_bound_once_and_goes_when_its_node_lets_it() {
     assert_eq!(cluster.send(cluster.request("GET", &one)).await.0, 404);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_pod_that_is_evicted_says_so_while_it_goes() {
+    let cluster = Cluster::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    cluster.json("POST", "/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    let (_, made) = cluster.json("POST", pods, pod).await;
+    let evict = |preconditions: Value| {
+        let eviction = json!({"metadata": {"name": "p"}, "deleteOptions": {"preconditions": preconditions}});
+        cluster.json("POST", "/api/v1/namespaces/default/pods/p/eviction", eviction)
+    };
+    let (code, refused) = evict(json!({"uid": "other"})).await;
+    assert_eq!((code, &refused["reason"]), (409, &json!("Conflict")), "{refused}");
+    assert_eq!(cluster.get(&format!("{pods}/p")).await.1["status"].get("conditions"), made["status"].get("conditions"));
+    let metadata = &made["metadata"];
+    let (code, answer) = evict(json!({"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]})).await;
+    assert_eq!(code, 201, "{answer}");
+    let (_, going) = cluster.get(&format!("{pods}/p")).await;
+    assert!(going["metadata"]["deletionTimestamp"].is_string(), "{going}");
+    let mark = going["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&mark["status"], &mark["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
+    cluster.stop().await;
+}

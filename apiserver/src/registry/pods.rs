@@ -10,7 +10,7 @@ use crate::respond;
 use api::field::{ErrorList, Path};
 use api::{StatusError, status::Result};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{StatusCause, StatusDetails};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{StatusCause, StatusDetails, Time};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -79,14 +79,39 @@ impl Registry {
         if counts_as_running(&current.value) {
             self.spend_budget(&write, &current.value).await?;
         }
-        let delete = DeleteParameters {
-            grace_period_seconds: options.grace_period_seconds,
-            preconditions: options.preconditions.unwrap_or_default(),
-            dry_run,
-            ..Default::default()
-        };
+        let mut preconditions = options.preconditions.unwrap_or_default();
+        if !dry_run {
+            let version = self.mark_evicted(&write, &preconditions).await?;
+            // The client's version was the one before the mark.
+            preconditions.resource_version = preconditions.resource_version.map(|_| version);
+        }
+        let delete = DeleteParameters { grace_period_seconds: options.grace_period_seconds, preconditions, dry_run, ..Default::default() };
         self.delete(&write, &delete).await?;
         Ok(respond::success(201, None))
+    }
+
+    /// Says in the pod's status that it is evicted, which jobs tell from a failure of the pod's own, and answers the pod's version.
+    async fn mark_evicted(&self, write: &Write<'_>, preconditions: &Preconditions) -> Result<String> {
+        let write = Write { subresource: "status", ..*write };
+        let make = |current: &Current| {
+            let conflict = |what: &str, wanted: &str, found: &str, since: &str| {
+                let why = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). {since}");
+                StatusError::conflict("", "Pod", write.name, &why)
+            };
+            let uid = metadata::text(&current.value, "uid");
+            if let Some(wanted) = preconditions.uid.as_deref().filter(|w| !w.is_empty() && *w != uid) {
+                return Err(conflict("UID", wanted, uid, "The object might have been deleted and then recreated"));
+            }
+            let version = metadata::text(&current.value, "resourceVersion");
+            if let Some(wanted) = preconditions.resource_version.as_deref().filter(|w| !w.is_empty() && *w != version) {
+                return Err(conflict("ResourceVersion", wanted, version, "The object might have been modified"));
+            }
+            let value = evicted(&current.value, super::create::now());
+            Ok(Wanted { value, managed: current.managed.clone(), applied: true, uid: None })
+        };
+        let written = self.update(&write, View::Status, &make).await?;
+        let object: Value = serde_json::from_slice(&written.object).map_err(|e| StatusError::internal(e.to_string()))?;
+        Ok(metadata::text(&object, "resourceVersion").to_owned())
     }
 
     /// Takes one allowed disruption from the budget that covers the pod, or refuses with 429.
@@ -161,18 +186,40 @@ fn bound(current: &Current, binding: &Value, node: &str) -> std::result::Result<
             new["metadata"][field][key] = value.clone();
         }
     }
-    let now = serde_json::to_value(super::create::now()).unwrap_or_default();
-    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
-    if let Some(status) = new["status"].as_object_mut() {
-        let conditions = status.entry("conditions").or_insert_with(|| json!([]));
-        if let Some(list) = conditions.as_array_mut() {
-            list.retain(|c| c["type"] != "PodScheduled");
-            list.push(scheduled);
-        }
-    } else {
-        new["status"] = json!({"conditions": [scheduled]});
-    }
+    let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": super::create::now()});
+    put_condition(&mut new, scheduled);
     Ok(new)
+}
+
+/// The pod, saying that it is evicted.
+fn evicted(pod: &Value, now: Time) -> Value {
+    let mut new = pod.clone();
+    let mark = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+        "lastProbeTime": null, "lastTransitionTime": now, "observedGeneration": pod["metadata"]["generation"]});
+    put_condition(&mut new, mark);
+    new
+}
+
+/// Puts a condition into a pod's status, in the place of the one of its type. What was so before is so since then.
+fn put_condition(pod: &mut Value, mut condition: Value) {
+    let status = match pod["status"].as_object_mut() {
+        Some(status) => status,
+        None => {
+            pod["status"] = json!({"conditions": [condition]});
+            return;
+        }
+    };
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    let Some(list) = conditions.as_array_mut() else { return };
+    match list.iter_mut().find(|present| present["type"] == condition["type"]) {
+        Some(present) => {
+            if present["status"] == condition["status"] {
+                condition["lastTransitionTime"] = present["lastTransitionTime"].take();
+            }
+            *present = condition;
+        }
+        None => list.push(condition),
+    }
 }
 
 /// Pods that have ended, or never began, are no loss to their budget.
@@ -234,6 +281,22 @@ mod tests {
             check_target(&json!({"kind": "Pod", "name": "n"})).unwrap_err().to_string(),
             "target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\""
         );
+    }
+
+    #[test]
+    fn a_mark_takes_the_place_of_the_one_before_and_keeps_its_time() {
+        let now = super::super::create::now();
+        let time = serde_json::to_value(&now).unwrap();
+        for (before, since) in [(json!(null), &time), (json!("False"), &time), (json!("True"), &json!("2026-01-01T00:00:00Z"))] {
+            let mark = json!({"type": "DisruptionTarget", "status": before, "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            let conditions = if before.is_null() { json!([{"type": "Ready"}]) } else { json!([mark, {"type": "Ready"}]) };
+            let new = evicted(&json!({"metadata": {"generation": 2}, "status": {"conditions": conditions}}), now.clone());
+            let all = new["status"]["conditions"].as_array().unwrap();
+            let marks: Vec<&Value> = all.iter().filter(|c| c["type"] == "DisruptionTarget").collect();
+            assert_eq!((all.len(), marks.len()), (2, 1), "{before}");
+            assert_eq!((&marks[0]["status"], &marks[0]["lastTransitionTime"]), (&json!("True"), since), "{before}");
+        }
+        assert_eq!(evicted(&json!({"metadata": {}}), now)["status"]["conditions"][0]["reason"], "EvictionByEvictionAPI");
     }
 
     #[test]

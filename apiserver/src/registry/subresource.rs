@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 pub enum View {
     /// Everything but what the subresources are for.
     Main,
-    /// `status`, and what of the metadata clients keep there.
+    /// `status`, and what of the metadata clients keep there: see [`KEPT_BY_STATUS`].
     Status,
     /// The fields at these paths, through the subresource of that name; metadata stays.
     Fields(&'static str, &'static [&'static [&'static str]]),
@@ -28,6 +28,23 @@ const VIEWS: &[(&str, View)] = &[
     ("ephemeralcontainers", View::Fields("ephemeralcontainers", &[&["spec", "ephemeralContainers"]])),
     ("finalize", View::Fields("finalize", &[&["spec", "finalizers"]])),
     ("resize", View::Resize),
+];
+
+/// What of the metadata clients may write.
+const WRITABLE: &[&str] = &["labels", "annotations", "finalizers", "ownerReferences"];
+
+/// What of the metadata a write of the status leaves as it is, by kind; other kinds' statuses are written together with it
+/// (upstream: `PrepareForUpdate` of the kinds' status strategies).
+const KEPT_BY_STATUS: &[(&str, &str, &[&str])] = &[
+    ("", "pods", &["ownerReferences"]),
+    ("admissionregistration.k8s.io", "validatingadmissionpolicies", WRITABLE),
+    ("apiregistration.k8s.io", "apiservices", WRITABLE),
+    ("apps", "deployments", &["labels"]),
+    ("flowcontrol.apiserver.k8s.io", "flowschemas", WRITABLE),
+    ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations", WRITABLE),
+    ("networking.k8s.io", "servicecidrs", WRITABLE),
+    ("resource.k8s.io", "resourceclaims", WRITABLE),
+    ("storage.k8s.io", "volumeattachments", WRITABLE),
 ];
 
 /// Which lists of containers a resize looks into.
@@ -62,6 +79,10 @@ impl View {
                 let mut whole = old.clone();
                 set(&mut whole, "metadata", meta);
                 set(&mut whole, "status", status);
+                let kept = KEPT_BY_STATUS.iter().filter(|(group, plural, _)| (*group, *plural) == (&*row.group, &*row.plural));
+                for field in kept.flat_map(|(_, _, fields)| *fields) {
+                    copy(&mut whole, old, &["metadata", field]);
+                }
                 *new = whole;
             }
             View::Fields(_, paths) => {
@@ -188,5 +209,29 @@ mod tests {
         let resized = through("resize");
         assert_eq!(resized["spec"]["containers"], json!([{"name": "c", "image": "i", "resources": {"limits": {}}}]));
         assert_eq!(View::of("log"), None);
+    }
+
+    #[test]
+    fn a_status_is_written_without_the_metadata_that_its_kind_keeps() {
+        let old = json!({"metadata": {"labels": {"l": "1"}, "ownerReferences": [{"name": "o"}]}, "status": {}});
+        let sent = json!({"metadata": {"labels": {"l": "2"}, "annotations": {"a": "2"}}, "status": {"replicas": 1}});
+        for (group, plural, want) in [
+            ("", "pods", json!({"labels": {"l": "2"}, "annotations": {"a": "2"}, "ownerReferences": [{"name": "o"}]})),
+            ("apps", "deployments", json!({"labels": {"l": "1"}, "annotations": {"a": "2"}})),
+            ("apps", "replicasets", json!({"labels": {"l": "2"}, "annotations": {"a": "2"}})),
+            ("storage.k8s.io", "volumeattachments", json!({"labels": {"l": "1"}, "ownerReferences": [{"name": "o"}]})),
+        ] {
+            let mut new = sent.clone();
+            View::Status.restrict(api::resources::find(group, "v1", plural).unwrap(), &mut new, &old);
+            assert_eq!((&new["metadata"], &new["status"]), (&want, &sent["status"]), "{plural}");
+        }
+    }
+
+    #[test]
+    fn kinds_that_keep_metadata_are_served() {
+        for (group, plural, _) in KEPT_BY_STATUS {
+            let row = api::resources::find(group, "v1", plural).unwrap_or_else(|| panic!("no {plural}"));
+            assert!(row.has_status(), "{plural}");
+        }
     }
 }
