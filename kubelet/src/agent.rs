@@ -16,6 +16,7 @@ use crate::{
     flags::Flags,
     image::{Images, access::Verification},
     lookup::Lookup,
+    memory_manager::MemoryManager,
     metrics::Metrics,
     node::{
         self, Itself, Node, NodeFacts, Places,
@@ -37,6 +38,7 @@ use crate::{
     server::{self, tls},
     source::{api, file, mirror::Mirrors},
     status_manager::StatusManager,
+    topology_manager::{Provider, TopologyManager, machine::Numa},
 };
 use anyhow::{Context, bail};
 use client::{EventRecorder, SharedCaches, connection::Renewable};
@@ -165,7 +167,13 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let reserved = shares.reserved.get("cpu").map_or(0, |cpu| cpu.milli_value());
     let cpus = Topology::read(Path::new("/sys/devices/system")).context("reading which CPUs there are")?;
     let pinning = Pinning::of(&settings, reserved, cpus, &root)?;
-    let devices = Devices::new(&root).context("the directory of device plugins")?;
+    let numa = Numa::read(Path::new("/sys/devices/system"), &machine);
+    let memory = MemoryManager::of(&settings, &shares.kept_memory(machine.memory), &numa, &root)?;
+    let devices = Devices::new(&root, numa.nodes().collect()).context("the directory of device plugins")?;
+    let mut providers: Vec<Arc<dyn Provider>> = vec![devices.clone()];
+    providers.extend(pinning.clone().map(|cpus| cpus as Arc<dyn Provider>));
+    providers.extend(memory.clone().map(|memory| memory as Arc<dyn Provider>));
+    let resources = TopologyManager::of(&settings, numa, providers).context("the topology manager")?;
     let claims = Claims::new(&root, &name, client.clone()).context("the claims of dynamic resources")?;
     let itself = client.clone().zip(caches.as_ref()).map(|(client, caches)| Itself {
         cache: caches.selected::<NodeObject>(watcher::Config::default().fields(&format!("metadata.name={name}"))),
@@ -185,6 +193,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         admission: Admission::new(settings.allowed_unsafe_sysctls.clone(), machine::has_apparmor()),
         devices: Some(devices.clone()),
         pinning,
+        memory,
+        resources,
         claims: Some(claims.clone()),
         csi: csi.clone(),
         itself,
@@ -213,7 +223,13 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let mut kinds: Vec<Arc<dyn plugin::Kind>> = vec![Arc::new(Discovered(devices.clone())), Arc::new(Registrar(claims.drivers.clone()))];
     kinds.extend(csi.map(|csi| Arc::new(csi::Registrar(csi)) as Arc<dyn plugin::Kind>));
     tasks.spawn(plugin::watcher::follow(root.clone(), kinds, stop.clone()));
-    let shown = pod_resources::Told { workers: workers.clone(), devices, claims: claims.clone(), pinning: node.pinning.clone() };
+    let shown = pod_resources::Told {
+        workers: workers.clone(),
+        devices,
+        claims: claims.clone(),
+        pinning: node.pinning.clone(),
+        memory: node.memory.clone(),
+    };
     tasks.spawn(pod_resources::serve(root.clone(), shown, stop.clone()));
 
     let host_names = vec![name.clone(), machine_name.clone(), address.to_string()];

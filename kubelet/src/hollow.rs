@@ -25,6 +25,7 @@ use crate::{
     },
     source::api,
     status_manager::StatusManager,
+    topology_manager::TopologyManager,
 };
 use anyhow::Context;
 use client::{Change, SharedCaches};
@@ -82,6 +83,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             devices: None,
             claims: None,
             pinning: None,
+            memory: None,
+            resources: TopologyManager::default(),
             csi: None,
             itself: None,
             cgroups: None,

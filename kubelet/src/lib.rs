@@ -8,6 +8,8 @@
 //! | [`probe`], [`volume`], [`image`] | what pods have besides containers |
 //! | [`csi`] | volumes of drivers, and the drivers |
 //! | [`device`], [`dynamic_resources`] | devices, as device plugins and drivers of dynamic resources give them out |
+//! | [`topology_manager`], [`pinning`], [`memory_manager`] | CPUs and memory of containers' own, all from the same NUMA nodes |
+//! | [`checkpoint`] | the files in which those and [`device`] write down who has what |
 //! | [`pod_resources`] | which containers have which devices, for programs on the node |
 //! | [`plugin`] | plugins that register by a socket in the directory of all plugins |
 //! | [`source`] | where pods come from: the API, and manifests on the node |
@@ -19,11 +21,11 @@
 //! | [`hollow`] | many simulated nodes in one process |
 //! | [`reset`] | the end of a node: no pod stays |
 //!
-//! Deliberately absent: checkpoints. Nothing here polls the API: watches and timers
-//! wake the work.
+//! Deliberately absent: checkpoints of what runs, which the runtime tells. Nothing here polls the API: watches and timers wake the work.
 
 pub mod agent;
 pub mod certificate;
+pub mod checkpoint;
 pub mod config;
 pub mod container;
 pub mod csi;
@@ -33,6 +35,7 @@ pub mod flags;
 pub mod hollow;
 pub mod image;
 pub mod lookup;
+pub mod memory_manager;
 pub mod metrics;
 pub mod node;
 pub mod pinning;
@@ -46,6 +49,7 @@ pub mod runtime;
 pub mod server;
 pub mod source;
 pub mod status_manager;
+pub mod topology_manager;
 pub mod volume;
 
 pub use client::clock;

@@ -1,18 +1,25 @@
-//! Which devices and CPUs of their own which containers have, for programs on the node that measure them: a socket of the kubelet's (upstream: `pkg/kubelet/apis/podresources`,
+//! Which devices, CPUs and memory of their own which containers have, for programs on the node that measure them: a socket of the kubelet's (upstream: `pkg/kubelet/apis/podresources`,
 //! version `v1`).
 //!
-//! Left out: memory of containers' own, which this kubelet gives to none, what memory devices are near to, and version `v1alpha1`.
+//! Left out: version `v1alpha1`.
 
 use crate::{
     container::identity,
     device::Devices,
     dynamic_resources::{self, Claims},
+    memory_manager::{MemoryManager, state::Block},
     pinning::Pinning,
     plugin::serving::{self, Answer, Call},
     pod::{restart::is_sidecar, workers::Workers},
 };
 use k8s_openapi::api::core::v1::{Container, Pod};
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    sync::Arc,
+};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -20,6 +27,9 @@ use tonic::Status;
 /// The messages, in the interface's names.
 #[allow(missing_docs)]
 pub mod protocol {
+    /// The nodes are told as device plugins tell them.
+    pub use crate::device::protocol::{NumaNode, TopologyInfo};
+
     #[derive(Clone, PartialEq, prost::Message)]
     pub struct Empty {}
 
@@ -35,6 +45,18 @@ pub mod protocol {
         pub devices: Vec<ContainerDevices>,
         #[prost(int64, repeated, tag = "2")]
         pub cpu_ids: Vec<i64>,
+        #[prost(message, repeated, tag = "3")]
+        pub memory: Vec<ContainerMemory>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub struct ContainerMemory {
+        #[prost(string, tag = "1")]
+        pub memory_type: String,
+        #[prost(uint64, tag = "2")]
+        pub size: u64,
+        #[prost(message, optional, tag = "3")]
+        pub topology: Option<TopologyInfo>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -69,6 +91,8 @@ pub mod protocol {
         pub devices: Vec<ContainerDevices>,
         #[prost(int64, repeated, tag = "3")]
         pub cpu_ids: Vec<i64>,
+        #[prost(message, repeated, tag = "4")]
+        pub memory: Vec<ContainerMemory>,
         #[prost(message, repeated, tag = "5")]
         pub dynamic_resources: Vec<DynamicResource>,
     }
@@ -79,6 +103,8 @@ pub mod protocol {
         pub resource_name: String,
         #[prost(string, repeated, tag = "2")]
         pub device_ids: Vec<String>,
+        #[prost(message, optional, tag = "3")]
+        pub topology: Option<TopologyInfo>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -112,8 +138,8 @@ pub mod protocol {
     }
 }
 use protocol::{
-    AllocatableResponse, CdiDevice, ClaimResource, ContainerDevices, ContainerResources, DynamicResource, Empty, GetRequest, GetResponse,
-    ListResponse, PodResources,
+    AllocatableResponse, CdiDevice, ClaimResource, ContainerDevices, ContainerMemory, ContainerResources, DynamicResource, Empty,
+    GetRequest, GetResponse, ListResponse, NumaNode, PodResources, TopologyInfo,
 };
 
 /// What is told of.
@@ -126,6 +152,23 @@ pub struct Told {
     pub claims: Arc<Claims>,
     /// The CPUs, where containers can have some of their own.
     pub pinning: Option<Arc<Pinning>>,
+    /// The memory, where containers can have some of their own.
+    pub memory: Option<Arc<MemoryManager>>,
+}
+
+/// Devices of a resource, by the NUMA nodes they are near to.
+fn devices(resource: &str, by_node: BTreeMap<i64, BTreeSet<String>>) -> Vec<ContainerDevices> {
+    let one = |(node, ids): (i64, BTreeSet<String>)| ContainerDevices {
+        resource_name: resource.to_owned(),
+        device_ids: ids.into_iter().collect(),
+        topology: (node >= 0).then(|| TopologyInfo { nodes: vec![NumaNode { id: node }] }),
+    };
+    by_node.into_iter().map(one).collect()
+}
+
+fn memory(block: Block) -> ContainerMemory {
+    let nodes = block.numa_affinity.into_iter().map(|node| NumaNode { id: i64::from(node) }).collect();
+    ContainerMemory { memory_type: block.kind, size: block.size, topology: Some(TopologyInfo { nodes }) }
 }
 
 impl Told {
@@ -142,14 +185,14 @@ impl Told {
 
     fn container(&self, pod: &Pod, container: &Container) -> ContainerResources {
         let given = self.devices.given(identity::uid(pod), &container.name);
-        let devices = given
-            .into_iter()
-            .map(|(resource_name, given)| ContainerDevices { resource_name, device_ids: given.devices.into_iter().collect() });
+        let devices = given.into_iter().flat_map(|(resource, given)| devices(&resource, given.by_node));
+        let blocks = self.memory.iter().flat_map(|memory| memory.blocks(identity::uid(pod), &container.name));
         let cpus = self.pinning.iter().flat_map(|pinning| pinning.own(identity::uid(pod), &container.name));
         ContainerResources {
             name: container.name.clone(),
             devices: devices.collect(),
             cpu_ids: cpus.map(i64::from).collect(),
+            memory: blocks.map(memory).collect(),
             dynamic_resources: self.claimed(pod, container),
         }
     }
@@ -184,10 +227,11 @@ impl Told {
     }
 
     fn allocatable(&self) -> AllocatableResponse {
-        let devices = self.devices.healthy().into_iter();
+        let healthy = self.devices.healthy().into_iter();
         AllocatableResponse {
-            devices: devices.map(|(resource_name, device_ids)| ContainerDevices { resource_name, device_ids }).collect(),
+            devices: healthy.flat_map(|(resource, by_node)| devices(&resource, by_node)).collect(),
             cpu_ids: self.pinning.iter().flat_map(|pinning| pinning.allocatable()).map(i64::from).collect(),
+            memory: self.memory.iter().flat_map(|memory| memory.allocatable()).map(memory).collect(),
         }
     }
 }

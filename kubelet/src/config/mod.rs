@@ -152,7 +152,7 @@ configuration! {
     shutdown_grace_period_critical_pods: GoDuration = GoDuration::default();
     shutdown_grace_period_by_pod_priority: Vec<ShutdownGracePeriod> = Vec::new();
     crash_loop_back_off: CrashLoopBackOff = CrashLoopBackOff::default();
-    reserved_memory: Vec<Value> = Vec::new();
+    reserved_memory: Vec<MemoryReservation> = Vec::new();
     enable_profiling_handler: bool = true;
     enable_debug_flags_handler: bool = true;
     seccomp_default: bool = false;
@@ -251,6 +251,15 @@ pub struct MemorySwap {
     pub swap_behavior: String,
 }
 
+/// What is kept of a NUMA node's memory.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct MemoryReservation {
+    pub numa_node: u32,
+    pub limits: Texts,
+}
+
 /// How restarts of containers that fail again and again are put off.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -293,24 +302,21 @@ pub struct ShutdownGracePeriod {
 }
 
 /// Fields whose value changes nothing here, because what they tune is not there or works another way: polling intervals of what is watched, burst limits of
-/// a client that has one connection, and managers of memory and topology. Whoever sets one to something else than its default is told.
+/// a client that has one connection. Whoever sets one to something else than its default is told.
 const WITHOUT_EFFECT: &[&str] = &[
     "enableContentionProfiling",
     "enableSystemLogQuery",
     "imageServiceEndpoint",
     "kernelMemcgNotification",
     "kubeletCgroups",
-    "memoryManagerPolicy",
     "memoryReservationPolicy",
     "memorySwap",
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",
-    "reservedMemory",
     "staticPodURL",
     "staticPodURLHeader",
     "systemCgroups",
-    "topologyManagerPolicy",
     "tracing",
 ];
 

@@ -2,11 +2,14 @@
 //!
 //! Left out: checks that need the list of feature gates and the stage each is in.
 
-use super::{GoDuration, KubeletConfiguration};
+use super::{GoDuration, KubeletConfiguration, MemoryReservation};
 use crate::{
     image::access::{Verification, repository},
+    memory_manager::policy::is_memory,
     node::user_namespaces::UNIT,
 };
+use api::quantity::Quantity;
+use std::collections::BTreeSet;
 
 /// A list of words as Go's `%q` prints it.
 fn quoted(words: &[&str]) -> String {
@@ -140,6 +143,7 @@ pub fn validate(c: &KubeletConfiguration) -> Vec<String> {
         "can't use reservedSystemCPUs (--reserved-cpus) with systemReservedCgroup (--system-reserved-cgroup) or kubeReservedCgroup (--kube-reserved-cgroup)"
             .into(),
     );
+    reserved_memory(c, &mut check);
     shutdown(c, &mut check);
     enforcement(c, &mut check);
     for taint in &c.register_with_taints {
@@ -165,6 +169,24 @@ fn verification(c: &KubeletConfiguration, check: &mut impl FnMut(bool, String)) 
         let name = pattern.strip_suffix("/*").unwrap_or(pattern);
         let good = !name.is_empty() && name == name.trim() && !name.contains(['*', '@']) && repository(name) == name;
         check(good, format!("invalid image pattern in `preloadedImagesVerificationAllowlist`: {pattern:?}"));
+    }
+}
+
+fn reserved_memory(c: &KubeletConfiguration, check: &mut impl FnMut(bool, String)) {
+    let mut known = BTreeSet::new();
+    for MemoryReservation { numa_node, limits } in &c.reserved_memory {
+        for (kind, amount) in limits {
+            check(
+                is_memory(kind),
+                format!(
+                    "the limit type {kind:?} for NUMA node {numa_node} is not supported, only [memory hugepages-<HugePageSize>] is accepted"
+                ),
+            );
+            let zero = amount.parse::<Quantity>().is_ok_and(|amount| amount.sign() == 0);
+            check(!zero, format!("reserved memory may not be zero for NUMA node {numa_node} and resource {kind:?}"));
+            let fresh = known.insert((numa_node, kind));
+            check(fresh, format!("the reserved memory has a duplicate value for NUMA node {numa_node} and resource {kind:?}"));
+        }
     }
 }
 
@@ -275,6 +297,14 @@ mod tests {
             (
                 json!({"imagePullCredentialsVerificationPolicy": "NeverVerifyAllowlistedImages", "preloadedImagesVerificationAllowlist": ["a/*/b"]}),
                 "invalid image pattern in `preloadedImagesVerificationAllowlist`: \"a/*/b\"",
+            ),
+            (
+                json!({"reservedMemory": [{"numaNode": 0, "limits": {"memory": "1Gi"}}, {"numaNode": 0, "limits": {"memory": "1Gi"}}]}),
+                "the reserved memory has a duplicate value for NUMA node 0 and resource \"memory\"",
+            ),
+            (
+                json!({"reservedMemory": [{"numaNode": 1, "limits": {"cpu": "1"}}]}),
+                "the limit type \"cpu\" for NUMA node 1 is not supported, only [memory hugepages-<HugePageSize>] is accepted",
             ),
             (json!({"containerLogMaxFiles": 1}), "containerLogMaxFiles must be greater than 1"),
         ] {

@@ -2,7 +2,7 @@
 //! `kuberuntime_container.go`, `generateContainerConfig`).
 
 use super::{expansion::expand, identity, resources, security};
-use crate::{device, pinning::Cpus};
+use crate::{device, pinning::Cpus, topology_manager::mask::Mask};
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount, MountPropagation,
     UserNamespace,
@@ -34,6 +34,8 @@ pub struct Ingredients<'a> {
     pub memory_capacity: i64,
     /// The CPUs it is to run on.
     pub cpus: Cpus,
+    /// The NUMA nodes whose memory it may use, none for all.
+    pub memory_nodes: Mask,
 }
 
 /// The configuration.
@@ -60,7 +62,7 @@ pub fn container_config(pod: &Pod, container: &Container, given: Ingredients<'_>
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
-            resources: Some(pinned(resources::linux_resources(pod, container, given.memory_capacity), given.cpus)),
+            resources: Some(pinned(resources::linux_resources(pod, container, given.memory_capacity), given.cpus, given.memory_nodes)),
             security_context: Some(security::container_context(
                 pod,
                 container,
@@ -82,10 +84,10 @@ fn annotations(pod: &Pod, container: &Container, restart_count: u32, devices: Ha
     all
 }
 
-/// The limits of a container that is to run on these CPUs. To those that are its own alone no quota applies.
-fn pinned(limits: LinuxContainerResources, cpus: Cpus) -> LinuxContainerResources {
+/// The limits of a container that is to run on these CPUs, with the memory of these nodes. To CPUs that are its own alone no quota applies.
+fn pinned(limits: LinuxContainerResources, cpus: Cpus, memory_nodes: Mask) -> LinuxContainerResources {
     let cpu_quota = if cpus.exclusive { -1 } else { limits.cpu_quota };
-    LinuxContainerResources { cpuset_cpus: cpus.set, cpu_quota, ..limits }
+    LinuxContainerResources { cpuset_cpus: cpus.set, cpuset_mems: memory_nodes.to_string(), cpu_quota, ..limits }
 }
 
 /// The mounts with the ids in them as the container's users see them.
@@ -126,12 +128,13 @@ mod tests {
             security: &security::Settings::default(),
             memory_capacity: 1,
             cpus: Cpus { set: "1-2".into(), exclusive: true },
+            memory_nodes: [0, 1].into_iter().collect(),
         };
         let config = container_config(&pod, &container, given);
         assert_eq!(config.command, ["sh", "1"]);
         assert_eq!(config.args, ["$(NO)", "$(A)"]);
         assert_eq!(config.log_path, "c/3.log");
         let limits = config.linux.and_then(|linux| linux.resources).expect("limits");
-        assert_eq!((limits.cpuset_cpus.as_str(), limits.cpu_quota), ("1-2", -1));
+        assert_eq!((limits.cpuset_cpus.as_str(), limits.cpuset_mems.as_str(), limits.cpu_quota), ("1-2", "0,1", -1));
     }
 }

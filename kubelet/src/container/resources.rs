@@ -54,11 +54,17 @@ fn amount(of: Option<&Amounts>, name: &str) -> i64 {
     of.and_then(|m| m.get(name)).and_then(milli).unwrap_or(0)
 }
 
+/// Whether the pod itself asks for something, besides its containers.
+pub fn is_limited_as_a_whole(pod: &Pod) -> bool {
+    let own = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    own.is_some_and(|r| r.requests.is_some() || r.limits.is_some())
+}
+
 /// The pod's class: Guaranteed if every container limits CPU and memory and requests as much, BestEffort if none asks for anything.
 pub fn qos(pod: &Pod) -> Qos {
     let Some(spec) = &pod.spec else { return Qos::BestEffort };
     let sets: Vec<ResourceRequirements> = match &spec.resources {
-        Some(r) if r.requests.is_some() || r.limits.is_some() => vec![r.clone()],
+        Some(r) if is_limited_as_a_whole(pod) => vec![r.clone()],
         _ => all_containers(spec).map(|c| c.resources.clone().unwrap_or_default()).collect(),
     };
     let (mut any, mut guaranteed) = (false, true);

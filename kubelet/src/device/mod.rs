@@ -5,8 +5,9 @@
 //! ([`crate::plugin`], see [`Discovered`]), is then asked for its devices for as long as it runs ([`plugin`]), and for what
 //! a container needs to use those that it is given. Who has which is in the [`ledger`], which is written down. The node's status counts them.
 //!
-//! Left out: topology hints and the health of devices in pods' statuses.
+//! Left out: the health of devices in pods' statuses.
 
+pub mod checkpoint;
 pub mod ledger;
 pub mod plugin;
 #[allow(missing_docs)] // The names are the interface's.
@@ -17,17 +18,24 @@ use crate::{
     container::{identity, resources::Amounts},
     node::admission::Refusal,
     plugin::{self as plugins, Kind},
+    topology_manager::{
+        self, Provider, Subject,
+        hint::{Hint, Hints},
+        mask::Mask,
+        unexpected,
+    },
 };
-use futures::future::BoxFuture;
+use checkpoint::Checkpoint;
+use futures::{FutureExt, future::BoxFuture};
 use jiff::Timestamp;
 use k8s_cri::v1 as cri;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use ledger::{Given, Ledger};
+use ledger::Ledger;
 use parking_lot::Mutex;
 use plugin::Plugin;
 use protocol::RegisterRequest;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -56,8 +64,8 @@ pub struct Devices {
     dir: PathBuf,
     ledger: Mutex<Ledger>,
     endpoints: Mutex<HashMap<String, Endpoint>>,
-    /// One pod at a time: what is chosen for one must be written down before the next is asked for.
-    turn: tokio::sync::Mutex<()>,
+    /// The machine's NUMA nodes.
+    nodes: Vec<u32>,
     changes: watch::Sender<()>,
 }
 
@@ -77,18 +85,19 @@ pub struct Extras {
 }
 
 impl Devices {
-    /// What the last kubelet wrote down below `root`, and no plugin yet.
-    pub fn new(root: &Path) -> io::Result<Arc<Self>> {
+    /// What the last kubelet wrote down below `root`, and no plugin yet. `nodes` are the machine's NUMA nodes.
+    pub fn new(root: &Path, nodes: Vec<u32>) -> io::Result<Arc<Self>> {
         let dir = root.join("device-plugins");
         fs::DirBuilder::new().recursive(true).mode(0o750).create(&dir)?;
-        let ledger = match fs::read(dir.join(CHECKPOINT)) {
-            // Of a file that somebody else wrote nothing is believed.
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ledger::default(),
-            Err(error) => return Err(error),
-        };
+        let mut ledger = Ledger::default();
+        match crate::checkpoint::read(&dir.join(CHECKPOINT))?.as_deref().map(Checkpoint::read) {
+            None => {}
+            Some(Ok((pods, known))) => (ledger.pods, ledger.known) = (pods, known.into_iter().collect()),
+            // Of a file that is broken nothing is believed.
+            Some(Err(error)) => tracing::warn!(%error, "who has which devices is not known any more"),
+        }
         let (changes, _) = watch::channel(());
-        Ok(Arc::new(Devices { dir, ledger: Mutex::new(ledger), endpoints: Mutex::default(), turn: tokio::sync::Mutex::default(), changes }))
+        Ok(Arc::new(Devices { dir, ledger: Mutex::new(ledger), endpoints: Mutex::default(), nodes, changes }))
     }
 
     /// Serves plugins until told to stop. They notice that the kubelet's socket is a new one, and register again.
@@ -152,8 +161,8 @@ impl Devices {
         self.ledger.lock().of(uid, container).cloned().unwrap_or_default()
     }
 
-    /// The devices that can be given out, by resource.
-    pub fn healthy(&self) -> BTreeMap<String, Vec<String>> {
+    /// The devices that can be given out, by resource and the NUMA nodes they are near to.
+    pub fn healthy(&self) -> BTreeMap<String, BTreeMap<i64, BTreeSet<String>>> {
         self.ledger.lock().healthy()
     }
 
@@ -162,37 +171,25 @@ impl Devices {
         plugin.ok_or_else(|| format!("unknown Device Plugin {resource}"))
     }
 
-    /// Gives every container of a pod the devices that it asks for, or refuses the pod and gives it none.
-    pub async fn allocate(&self, pod: &Pod) -> Result<(), Refusal> {
-        let _turn = self.turn.lock().await;
-        let given = self.allocate_all(pod).await;
-        if given.is_err() {
-            self.ledger.lock().release(identity::uid(pod));
-        }
-        given.map_err(|error| Refusal {
-            reason: "UnexpectedAdmissionError".into(),
-            message: format!("Allocate failed due to {error}, which is unexpected"),
-        })
-    }
-
-    async fn allocate_all(&self, pod: &Pod) -> Result<(), String> {
-        let Some(spec) = &pod.spec else { return Ok(()) };
-        let uid = identity::uid(pod);
-        let mut any = false;
-        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-            let needs = self.ledger.lock().needs(container);
-            for (resource, size) in needs {
-                let choice = self.ledger.lock().choice(uid, spec, &container.name, &resource, size)?;
-                let plugin = self.plugin(&resource)?;
-                let available = choice.reusable.union(&choice.free).cloned().collect();
-                let preferred = plugin.preferred(available, choice.reusable.iter().cloned().collect(), size).await;
-                let devices = choice.pick(&preferred.map_err(|status| format!("rpc error: {status}"))?);
-                let response = plugin.allocate(&devices).await.map_err(|status| format!("rpc error: {status}"))?;
-                self.ledger.lock().give(uid, &container.name, &resource, Given::new(devices, &response));
-                any = true;
-            }
-        }
-        if any {
+    /// Gives a container the devices that it asks for and does not have yet, of these nodes first.
+    async fn allocate(&self, pod: &Pod, container: &Container, affinity: Option<Mask>) -> Result<(), String> {
+        let (uid, Some(spec)) = (identity::uid(pod), &pod.spec) else { return Ok(()) };
+        let needs = self.ledger.lock().needs(container);
+        for (resource, size) in needs {
+            let choice = {
+                let ledger = self.ledger.lock();
+                if ledger.of(uid, &container.name).is_some_and(|given| given.contains_key(&resource)) {
+                    continue;
+                }
+                ledger.choice(uid, spec, &container.name, (&resource, size), affinity)?
+            };
+            let plugin = self.plugin(&resource)?;
+            let (must, among) = choice.asked();
+            let available = among.union(&must).cloned().collect();
+            let preferred = plugin.preferred(available, must.into_iter().collect(), size).await;
+            let devices = choice.pick(&preferred.map_err(|status| format!("rpc error: {status}"))?);
+            let response = plugin.allocate(&devices).await.map_err(|status| format!("rpc error: {status}"))?;
+            self.ledger.lock().give(uid, &container.name, &resource, &devices, &response);
             self.save();
         }
         Ok(())
@@ -205,30 +202,59 @@ impl Devices {
         for (resource, given) in given {
             // A container that runs again while its plugin does not needs nobody's leave.
             if let Ok(plugin) = self.plugin(&resource) {
-                plugin.pre_start(&given.devices).await.map_err(|status| format!("PreStartContainer of {resource}: {status}"))?;
+                plugin.pre_start(&given.devices()).await.map_err(|status| format!("PreStartContainer of {resource}: {status}"))?;
             }
             extras.add(&given.response());
         }
         Ok(extras)
     }
 
-    /// Nothing of the pod runs any more.
-    pub fn release(&self, uid: &str) {
-        if self.ledger.lock().release(uid) {
-            self.save();
-        }
-    }
-
-    /// Writes the ledger down, the old one until the new one is there whole.
+    /// Writes the ledger down.
     fn save(&self) {
         let ledger = self.ledger.lock();
-        let fresh = self.dir.join(format!("{CHECKPOINT}.new"));
-        let written = serde_json::to_vec(&*ledger).map_err(io::Error::other).and_then(|bytes| {
-            fs::write(&fresh, bytes)?;
-            fs::rename(&fresh, self.dir.join(CHECKPOINT))
-        });
-        if let Err(error) = written {
+        let written = Checkpoint::of(&ledger.pods, ledger.registered());
+        if let Err(error) = crate::checkpoint::write(&self.dir.join(CHECKPOINT), &written) {
             tracing::error!(%error, "who has which devices could not be written down");
+        }
+    }
+}
+
+/// Whether a pod has run here before: its containers go on with what they have, whether or not its plugins are back.
+fn has_started(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
+impl Provider for Devices {
+    fn hints(&self, pod: &Pod, subject: Subject<'_>) -> Hints {
+        let Some(spec) = pod.spec.as_ref().filter(|_| !has_started(pod)) else { return Hints::new() };
+        let (ledger, uid) = (self.ledger.lock(), identity::uid(pod));
+        let (needs, name): (BTreeMap<String, usize>, _) = match subject {
+            Subject::Container(container) => (ledger.needs(container).into_iter().collect(), Some(container.name.as_str())),
+            Subject::Pod => {
+                let of = |container: &Container, resource: &String| {
+                    ledger.needs(container).iter().find(|(name, _)| name == resource).map_or(0, |(_, size)| *size as u64)
+                };
+                let resources = topology_manager::containers(spec).flat_map(|container| ledger.needs(container));
+                let peak = |resource: &String| topology_manager::peak(spec, |container| of(container, resource));
+                let sizes = resources.map(|(resource, _)| (resource.clone(), usize::try_from(peak(&resource)).unwrap_or(usize::MAX)));
+                (sizes.collect(), None)
+            }
+        };
+        let places = |resource: &str, size| ledger.hints(&self.nodes, uid, spec, name, (resource, size));
+        needs.iter().map(|(resource, size)| (resource.clone(), places(resource, *size))).collect()
+    }
+
+    fn allocate<'a>(&'a self, pod: &'a Pod, container: &'a Container, place: Hint) -> BoxFuture<'a, Result<(), Refusal>> {
+        if has_started(pod) {
+            return std::future::ready(Ok(())).boxed();
+        }
+        async move { Devices::allocate(self, pod, container, place.affinity).await.map_err(|error| unexpected(&error)) }.boxed()
+    }
+
+    fn release(&self, uid: &str) {
+        let released = self.ledger.lock().release(uid);
+        if released {
+            self.save();
         }
     }
 }
@@ -303,7 +329,7 @@ mod tests {
             async move {
                 match call.uri().path() {
                     "/v1beta1.DevicePlugin/ListAndWatch" => {
-                        let device = |id: &str| Device { id: id.into(), health: protocol::HEALTHY.into() };
+                        let device = |id: &str| Device { id: id.into(), health: protocol::HEALTHY.into(), topology: None };
                         let all = ListAndWatchResponse { devices: vec![device("a"), device("b")] };
                         let told = tower::service_fn(move |_: tonic::Request<Empty>| {
                             let told = futures::stream::iter([Ok(all.clone())]).chain(futures::stream::pending());
@@ -375,6 +401,10 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": uid, "uid": uid}, "spec": {"containers": [container]}})).expect("a pod")
     }
 
+    async fn allocate(devices: &Devices, pod: &Pod) -> Result<(), Refusal> {
+        Provider::allocate(devices, pod, &pod.spec.as_ref().expect("a spec").containers[0], Hint::default()).await
+    }
+
     fn counted(devices: &Devices) -> (Option<String>, Option<String>) {
         let (all, healthy) = devices.amounts();
         let of = |amounts: Amounts| amounts.get("example.com/d").map(|q| q.0.clone());
@@ -385,7 +415,7 @@ mod tests {
     async fn a_plugins_devices_are_counted_given_and_remembered() {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("device-plugins");
-        let devices = Devices::new(root.path()).expect("a directory");
+        let devices = Devices::new(root.path(), vec![0]).expect("a directory");
         let stop = CancellationToken::new();
         tokio::spawn(devices.clone().run(stop.clone()));
         let started = Arc::new(Mutex::new(Vec::new()));
@@ -395,12 +425,12 @@ mod tests {
         changes.changed().await.expect("its devices are told");
         assert_eq!(counted(&devices), (Some("2".into()), Some("2".into())));
 
-        devices.allocate(&pod("u", 2)).await.expect("there are two");
+        allocate(&devices, &pod("u", 2)).await.expect("there are two");
         let container = pod("u", 2).spec.expect("a spec").containers.remove(0);
         let extras = devices.start(&pod("u", 2), &container).await.expect("it may start");
         assert_eq!(extras.env, [("DEVICES".to_owned(), "a,b".to_owned())]);
         assert_eq!(*started.lock(), ["a", "b"]);
-        let refused = devices.allocate(&pod("v", 1)).await.expect_err("none is left");
+        let refused = allocate(&devices, &pod("v", 1)).await.expect_err("none is left");
         let why = "Allocate failed due to requested number of devices unavailable for example.com/d. Requested: 1, Available: 0, which is unexpected";
         assert_eq!((refused.reason.as_str(), refused.message.as_str()), ("UnexpectedAdmissionError", why));
 
@@ -409,7 +439,7 @@ mod tests {
         assert_eq!(counted(&devices), (Some("2".into()), Some("0".into())));
 
         stop.cancel();
-        let next = Devices::new(root.path()).expect("the directory is there");
+        let next = Devices::new(root.path(), vec![0]).expect("the directory is there");
         let extras = next.start(&pod("u", 2), &container).await.expect("what runs again needs no plugin");
         assert_eq!(extras.env, [("DEVICES".to_owned(), "a,b".to_owned())]);
         assert_eq!(counted(&next), (Some("0".into()), Some("0".into())));

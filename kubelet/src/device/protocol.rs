@@ -1,5 +1,5 @@
 //! The messages of the device plugin API, version `v1beta1` (upstream: `staging/src/k8s.io/kubelet/pkg/apis/deviceplugin`), written out here as the
-//! interface has a dozen small ones. Topology is left out: devices are given without regard to the memory they are near to.
+//! interface has a dozen small ones.
 
 use std::collections::HashMap;
 
@@ -44,6 +44,21 @@ pub struct Device {
     pub id: String,
     #[prost(string, tag = "2")]
     pub health: String,
+    /// The NUMA nodes it is near to, where the plugin knows.
+    #[prost(message, optional, tag = "3")]
+    pub topology: Option<TopologyInfo>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TopologyInfo {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: Vec<NumaNode>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NumaNode {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -32,7 +32,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(reason: &str, message: impl Into<String>) -> Self {
+    /// With this reason and these words.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
         Refusal { reason: reason.into(), message: message.into() }
     }
 

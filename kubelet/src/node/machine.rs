@@ -118,6 +118,12 @@ impl Shares {
         })
     }
 
+    /// What of memory pods are not given, in bytes by kind: what is reserved, and what must stay free before pods are evicted.
+    pub fn kept_memory(&self, whole: i64) -> BTreeMap<String, u64> {
+        let kept = whole - self.for_pods("memory", whole) + self.free.get("memory").map_or(0, |amount| amount.of(whole));
+        BTreeMap::from([("memory".to_owned(), u64::try_from(kept).unwrap_or(0))])
+    }
+
     /// Of a resource, what pods together may use at most before the kernel stops them: all but what is reserved.
     pub fn for_pods(&self, name: &str, whole: i64) -> i64 {
         let reserved = self.reserved.get(name).copied().unwrap_or(quantity::Quantity::ZERO);
@@ -162,7 +168,7 @@ pub fn binary(amount: i64) -> String {
 }
 
 /// Sizes of huge pages in bytes, and how many of each are set aside. `root` is where the kernel tells of them.
-fn hugepages(root: &Path) -> BTreeMap<i64, i64> {
+pub fn hugepages(root: &Path) -> BTreeMap<i64, i64> {
     let sizes = fs::read_dir(root).into_iter().flatten().flatten();
     let one = |entry: fs::DirEntry| {
         let size: i64 = entry.file_name().to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;

@@ -27,10 +27,12 @@ use crate::{
     dynamic_resources::Claims,
     image::Images,
     lookup::Lookup,
+    memory_manager::MemoryManager,
     pinning::Pinning,
     pod::worker::StatusSink,
     recorder::Recorder,
     runtime::Runtime,
+    topology_manager::TopologyManager,
 };
 use admission::Refusal;
 use client::Cache;
@@ -89,15 +91,8 @@ impl Node {
         {
             verdict = self.admission.admit(uid, pod, Some(&newest), &self.facts.allocatable);
         }
-        if verdict.is_ok()
-            && let Some(devices) = self.devices.as_ref().filter(|_| pod.status.as_ref().is_none_or(|s| s.start_time.is_none()))
-        {
-            verdict = devices.allocate(pod).await.inspect_err(|_| self.admission.release(uid));
-        }
-        if verdict.is_ok()
-            && let Some(pinning) = &self.pinning
-        {
-            verdict = pinning.allocate(pod).inspect_err(|_| self.release(uid));
+        if verdict.is_ok() {
+            verdict = self.resources.admit(pod).await.inspect_err(|_| self.release(uid));
         }
         self.share_cpus();
         verdict
@@ -107,12 +102,7 @@ impl Node {
     pub fn release(&self, uid: &str) {
         self.admission.release(uid);
         self.users.release(uid);
-        if let Some(devices) = &self.devices {
-            devices.release(uid);
-        }
-        if let Some(pinning) = &self.pinning {
-            pinning.release(uid);
-        }
+        self.resources.release(uid);
         self.share_cpus();
     }
 
@@ -160,6 +150,10 @@ pub struct Node {
     pub claims: Option<Arc<Claims>>,
     /// CPUs that containers have for themselves; absent where none are given and on simulated nodes.
     pub pinning: Option<Arc<Pinning>>,
+    /// Memory that containers have for themselves; absent where none is given and on simulated nodes.
+    pub memory: Option<Arc<MemoryManager>>,
+    /// What gives out devices, CPUs and memory together; nothing on simulated nodes.
+    pub resources: TopologyManager,
     /// Volumes of drivers; absent without an API server and on simulated nodes.
     pub csi: Option<Arc<Csi>>,
     /// The node as the API has it; absent without an API server and on simulated nodes.

@@ -19,15 +19,24 @@ fn ordered(topology: &Topology, cpus: &CpuSet, levels: &[Level]) -> Vec<u32> {
     units.into_iter().flat_map(|(_, cpus)| ordered(topology, &cpus, inner)).collect()
 }
 
-/// Takes `count` of the available CPUs. With `caches` no cache is shared if that can be.
-pub fn take(topology: &Topology, available: &CpuSet, count: usize, caches: bool) -> Result<CpuSet, String> {
+/// How CPUs are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// No cache is shared if that can be (`prefer-align-cpus-by-uncorecache`).
+    pub caches: bool,
+    /// From as many cores as can be (`distribute-cpus-across-cores`).
+    pub spread: bool,
+}
+
+/// Takes `count` of the available CPUs.
+pub fn take(topology: &Topology, available: &CpuSet, count: usize, way: Way) -> Result<CpuSet, String> {
     if count > available.len() {
         return Err(format!("not enough cpus available to satisfy request: requested={count}, available={}", available.len()));
     }
     let outer = levels(topology);
     let all = topology.cpus();
     let (mut left, mut taken) = (available.clone(), CpuSet::new());
-    let whole = outer.into_iter().chain(caches.then_some(Level::Cache)).chain([Level::Core]);
+    let whole = outer.into_iter().chain(way.caches.then_some(Level::Cache)).chain((!way.spread).then_some(Level::Core));
     for level in whole {
         let full = topology.units(&all, level);
         let order = ordered(topology, &left, &[outer[0], outer[1], Level::Core]);
@@ -45,7 +54,12 @@ pub fn take(topology: &Topology, available: &CpuSet, count: usize, caches: bool)
             taken.extend(part);
         }
     }
-    let single = ordered(topology, &left, &[outer[0], outer[1], Level::Core]);
+    let order: &[Level] = match outer {
+        _ if !way.spread => &[outer[0], outer[1], Level::Core],
+        [Level::Socket, _] => &[Level::Socket],
+        _ => &outer,
+    };
+    let single = ordered(topology, &left, order);
     taken.extend(single.into_iter().take(count - taken.len()));
     Ok(taken)
 }
@@ -58,7 +72,7 @@ fn part_of_a_cache(topology: &Topology, left: &CpuSet, count: usize) -> Option<C
     let caches = topology.units(left, Level::Cache).into_values().filter(|cpus| cpus.len() >= count);
     let cpus = caches.min_by_key(CpuSet::len)?;
     // A cache is never broken up further than the same rules do it, which end here as no cache in it is whole.
-    take(topology, &cpus, count, false).ok()
+    take(topology, &cpus, count, Way::default()).ok()
 }
 
 #[cfg(test)]
@@ -89,17 +103,27 @@ mod tests {
             ("0,4,9", 2, "0,4"),
             ("0,4,9", 3, "0,4,9"),
         ] {
-            let got = take(&machine(), &cpu_set::parse(available).expect("a set"), count, false).expect("enough");
+            let got = take(&machine(), &cpu_set::parse(available).expect("a set"), count, Way::default()).expect("enough");
             assert_eq!(cpu_set::shown(&got), want, "{count} of {available}");
         }
-        let error = take(&machine(), &CpuSet::from([1]), 2, false).expect_err("too many");
+        let error = take(&machine(), &CpuSet::from([1]), 2, Way::default()).expect_err("too many");
         assert_eq!(error, "not enough cpus available to satisfy request: requested=2, available=1");
     }
 
     #[test]
     fn caches_are_kept_whole_if_that_is_wanted() {
         for (available, count, want) in [("0-15", 4, "0-1,8-9"), ("1-15", 4, "2-3,10-11"), ("1-15", 3, "1,8-9"), ("1-15", 2, "1,9")] {
-            let got = take(&machine(), &cpu_set::parse(available).expect("a set"), count, true).expect("enough");
+            let got = take(&machine(), &cpu_set::parse(available).expect("a set"), count, Way { caches: true, ..Default::default() })
+                .expect("enough");
+            assert_eq!(cpu_set::shown(&got), want, "{count} of {available}");
+        }
+    }
+
+    #[test]
+    fn cores_are_shared_last_if_that_is_wanted() {
+        let spread = Way { spread: true, ..Default::default() };
+        for (available, count, want) in [("0-15", 4, "0-3"), ("0-15", 6, "0-3,8-9"), ("1-15", 4, "1-3,8"), ("0-15", 9, "0-4,8-11")] {
+            let got = take(&machine(), &cpu_set::parse(available).expect("a set"), count, spread).expect("enough");
             assert_eq!(cpu_set::shown(&got), want, "{count} of {available}");
         }
     }

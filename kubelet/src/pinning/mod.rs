@@ -1,12 +1,14 @@
 //! CPUs of their own for containers of guaranteed pods that ask for whole ones (`cpuManagerPolicy: static`) (upstream: `pkg/kubelet/cm/cpumanager`).
 //!
 //! All other containers share what is left, and are moved off what is given away. Who has what is written down, so that the next
-//! kubelet gives it to nobody else. CPUs of an init container go to the containers that come after it. Left out: the options that spread CPUs over memory
-//! or cores or align them to sockets, hints of topology between CPUs, memory and devices, memory of their own, and the checksum in the file, which
-//! upstream's kubelet wants to see there.
+//! kubelet gives it to nobody else. CPUs of an init container go to the containers that come after it. Left out: CPUs of pods as a whole, which
+//! upstream has behind a feature gate that is off.
 
 pub mod assign;
 pub mod cpu_set;
+pub mod distribute;
+pub mod options;
+pub mod state;
 pub mod topology;
 
 use crate::{
@@ -16,17 +18,22 @@ use crate::{
         resources::{self, Qos},
     },
     node::{Node, admission::Refusal},
-    pod::restart::is_sidecar,
+    topology_manager::{
+        self, Provider, Subject,
+        hint::{self, Hint, Hints},
+        mask::Mask,
+        unexpected,
+    },
 };
 use anyhow::{Context, bail, ensure};
 use cpu_set::CpuSet;
+use futures::{FutureExt, future::BoxFuture};
 use k8s_cri::v1::{ContainerState, LinuxContainerResources};
 use k8s_openapi::api::core::v1::{Container, Pod};
+use options::Options;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use state::Given;
 use std::{
-    collections::BTreeMap,
-    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -34,84 +41,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use topology::{Level, Topology};
 
-/// The file below the kubelet's root directory, as upstream names it.
-const STATE: &str = "cpu_manager_state";
 const POLICY: &str = "static";
-
-/// What the policy may be told (`cpuManagerPolicyOptions`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Options {
-    /// Only whole cores (`full-pcpus-only`).
-    cores: bool,
-    /// What is reserved is nobody's, shared or not (`strict-cpu-reservation`).
-    strict: bool,
-    /// No cache is shared if that can be (`prefer-align-cpus-by-uncorecache`).
-    caches: bool,
-}
-
-impl Options {
-    fn of(config: &KubeletConfiguration) -> anyhow::Result<Self> {
-        let mut options = Options::default();
-        for (name, value) in &config.cpu_manager_policy_options {
-            let option = match name.as_str() {
-                "full-pcpus-only" => &mut options.cores,
-                "strict-cpu-reservation" => &mut options.strict,
-                "prefer-align-cpus-by-uncorecache" => &mut options.caches,
-                "distribute-cpus-across-numa" | "distribute-cpus-across-cores" | "align-by-socket" => {
-                    bail!("cpuManagerPolicyOptions: {name:?} is not supported")
-                }
-                _ => bail!("unknown cpu manager policy option: {name:?}"),
-            };
-            *option = value.parse().with_context(|| format!("bad value for option {name:?}"))?;
-        }
-        Ok(options)
-    }
-}
-
-/// Who has which CPUs, as it is written down.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct State {
-    policy_name: String,
-    /// What is shared.
-    default_cpu_set: String,
-    /// By pod and container.
-    #[serde(default)]
-    entries: BTreeMap<String, BTreeMap<String, String>>,
-}
-
-/// Who has which CPUs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Given {
-    shared: CpuSet,
-    by_pod: BTreeMap<String, BTreeMap<String, CpuSet>>,
-}
-
-impl Given {
-    fn state(&self) -> State {
-        let containers = |pod: &BTreeMap<String, CpuSet>| pod.iter().map(|(name, set)| (name.clone(), cpu_set::shown(set))).collect();
-        State {
-            policy_name: POLICY.into(),
-            default_cpu_set: cpu_set::shown(&self.shared),
-            entries: self.by_pod.iter().map(|(uid, pod)| (uid.clone(), containers(pod))).collect(),
-        }
-    }
-
-    fn of(state: &State) -> Result<Self, String> {
-        let mut given = Given { shared: cpu_set::parse(&state.default_cpu_set)?, ..Default::default() };
-        for (uid, containers) in &state.entries {
-            for (name, set) in containers {
-                given.by_pod.entry(uid.clone()).or_default().insert(name.clone(), cpu_set::parse(set)?);
-            }
-        }
-        Ok(given)
-    }
-
-    /// The CPUs that somebody has for itself.
-    fn exclusive(&self) -> CpuSet {
-        self.by_pod.values().flat_map(BTreeMap::values).flatten().copied().collect()
-    }
-}
 
 /// The CPUs that a container is to run on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,7 +58,8 @@ pub struct Pinning {
     /// What nobody gets for itself.
     reserved: CpuSet,
     options: Options,
-    path: PathBuf,
+    /// Below which it is written down.
+    root: PathBuf,
     given: Mutex<Given>,
     /// What is shared has changed.
     changed: Notify,
@@ -138,13 +69,16 @@ impl Pinning {
     /// By the configuration, with what the last kubelet wrote down below `root`; `None` where the policy is `none`. `reserved`: how many thousandths of
     /// a CPU are kept from pods.
     pub fn of(config: &KubeletConfiguration, reserved: i64, topology: Topology, root: &Path) -> anyhow::Result<Option<Arc<Self>>> {
-        let path = root.join(STATE);
         match config.cpu_manager_policy.as_str() {
-            "" | "none" => return Ok(None),
+            "" | "none" => {
+                Given::restore(root, "none")?;
+                Given::default().save(root, "none").context("writing the CPU manager's state")?;
+                return Ok(None);
+            }
             POLICY => {}
             unknown => bail!("unknown policy: {unknown:?}"),
         }
-        let options = Options::of(config)?;
+        let options = Options::of(config, &topology)?;
         let reserved = match config.reserved_system_cpus.as_str() {
             "" => {
                 ensure!(
@@ -152,102 +86,107 @@ impl Pinning {
                     "[cpumanager] the static policy requires systemreserved.cpu + kubereserved.cpu to be greater than zero"
                 );
                 let count = usize::try_from(reserved.div_euclid(1000) + i64::from(reserved.rem_euclid(1000) > 0))?;
-                assign::take(&topology, &topology.cpus(), count, options.caches)
+                assign::take(&topology, &topology.cpus(), count, options.way)
             }
             named => cpu_set::parse(named),
         };
         let reserved = reserved.map_err(anyhow::Error::msg).context("[cpumanager] unable to reserve the required amount of CPUs")?;
-        let fresh = Given { shared: if options.strict { &topology.cpus() - &reserved } else { topology.cpus() }, ..Default::default() };
-        let pinning = Pinning { topology, reserved, options, path, given: Mutex::new(fresh), changed: Notify::new() };
-        if let Some(given) = pinning.restore().with_context(|| {
-            let path = pinning.path.display();
-            format!("could not restore state from checkpoint, please drain this node and delete the CPU manager checkpoint file {path} before restarting Kubelet")
-        })? {
-            *pinning.given.lock() = given;
-        }
-        pinning.save(&pinning.given.lock()).context("writing the CPU manager's state")?;
-        Ok(Some(Arc::new(pinning)))
+        let known = if options.strict { &topology.cpus() - &reserved } else { topology.cpus() };
+        let given = Given::restore(root, POLICY)?.unwrap_or_else(|| Given { shared: known.clone(), ..Default::default() });
+        fits(&given, &known)?;
+        given.save(root, POLICY).context("writing the CPU manager's state")?;
+        let (given, root, changed) = (Mutex::new(given), root.to_owned(), Notify::new());
+        Ok(Some(Arc::new(Pinning { topology, reserved, options, root, given, changed })))
     }
 
-    /// What was written down, if it fits the machine and the policy.
-    fn restore(&self) -> anyhow::Result<Option<Given>> {
-        let text = match fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read?,
-        };
-        let state: State = serde_json::from_slice(&text)?;
-        ensure!(state.policy_name == POLICY, "configured policy {POLICY:?} differs from state checkpoint policy {:?}", state.policy_name);
-        let given = Given::of(&state).map_err(anyhow::Error::msg)?;
-        let exclusive = given.exclusive();
-        ensure!(
-            given.shared.is_disjoint(&exclusive),
-            "CPUs {:?} are both shared and given away",
-            cpu_set::shown(&(&given.shared & &exclusive))
-        );
-        let known = &given.shared | &exclusive;
-        let there = if self.options.strict { &self.topology.cpus() - &self.reserved } else { self.topology.cpus() };
-        ensure!(
-            known == there,
-            "current set of available CPUs {:?} doesn't match with CPUs in state {:?}",
-            cpu_set::shown(&there),
-            cpu_set::shown(&known)
-        );
-        Ok(Some(given))
-    }
-
-    fn save(&self, given: &Given) -> io::Result<()> {
-        let fresh = self.path.with_extension("new");
-        fs::write(&fresh, serde_json::to_vec(&given.state())?)?;
-        fs::rename(fresh, &self.path)
-    }
-
-    /// Gives every container of a pod the CPUs that are to be its own, or refuses the pod and gives it none.
-    pub fn allocate(&self, pod: &Pod) -> Result<(), Refusal> {
-        let Some(spec) = &pod.spec else { return Ok(()) };
-        let uid = identity::uid(pod);
+    /// Gives a container the CPUs that are to be its own, of these NUMA nodes first.
+    fn allocate(&self, pod: &Pod, container: &Container, affinity: Option<Mask>) -> Result<(), Refusal> {
+        let (uid, count) = (identity::uid(pod), wanted(pod, container));
         let mut given = self.given.lock();
+        if count == 0 || given.own(uid, &container.name).is_some() {
+            return Ok(());
+        }
+        let cpus = self.choose(&given, &reusable(&given, pod, &container.name), count, affinity)?;
         let mut next = given.clone();
-        // What ended init containers had, which who comes next takes first.
-        let mut reusable = CpuSet::new();
-        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-            let count = wanted(pod, container);
-            if count == 0 {
-                continue;
-            }
-            let had = next.by_pod.get(uid).and_then(|pod| pod.get(&container.name)).cloned();
-            let cpus = match had {
-                Some(cpus) => cpus,
-                None => self.choose(&next, &reusable, count)?,
-            };
-            next.shared = &next.shared - &cpus;
-            let passes_on = spec.init_containers.iter().flatten().any(|c| c.name == container.name) && !is_sidecar(container);
-            reusable = if passes_on { &reusable | &cpus } else { &reusable - &cpus };
-            next.by_pod.entry(uid.to_owned()).or_default().insert(container.name.clone(), cpus);
-        }
-        if *given != next {
-            self.save(&next).map_err(|error| unexpected(&error.to_string()))?;
-            *given = next;
-            self.changed.notify_one();
-        }
+        next.shared = &next.shared - &cpus;
+        next.by_pod.entry(uid.to_owned()).or_default().insert(container.name.clone(), cpus);
+        next.save(&self.root, POLICY).map_err(|error| unexpected(&error.to_string()))?;
+        *given = next;
+        self.changed.notify_one();
         Ok(())
     }
 
-    fn choose(&self, given: &Given, reusable: &CpuSet, count: usize) -> Result<CpuSet, Refusal> {
+    fn choose(&self, given: &Given, reusable: &CpuSet, count: usize, affinity: Option<Mask>) -> Result<CpuSet, Refusal> {
         let threads = self.topology.threads();
+        let misaligned = |why: String| Refusal::new("SMTAlignmentError", format!("SMT Alignment Error: {why}"));
         if self.options.cores && !count.is_multiple_of(threads) {
-            let message = format!("SMT Alignment Error: requested {count} cpus not multiple cpus per core = {threads}");
-            return Err(Refusal { reason: "SMTAlignmentError".into(), message });
+            return Err(misaligned(format!("requested {count} cpus not multiple cpus per core = {threads}")));
         }
+        let available = self.available(given, reusable);
+        if self.options.cores && count > available.len() {
+            let there = available.len();
+            return Err(misaligned(format!(
+                "not enough free physical CPUs: available physical CPUs = {there}, requested CPUs = {count}, CPUs per core = {threads}"
+            )));
+        }
+        let take = |of: &CpuSet, count: usize| self.take(of, count).map_err(|error| unexpected(&error));
+        let aligned = affinity.map(|mask| self.aligned(&available, mask)).unwrap_or_default();
+        let near = take(&aligned, count.min(aligned.len()))?;
+        let more = take(&(&available - &near), count - near.len())?;
+        Ok(&near | &more)
+    }
+
+    /// The CPUs that can be given to who may also take what is reusable.
+    fn available(&self, given: &Given, reusable: &CpuSet) -> CpuSet {
         let mut available = &(&given.shared - &self.reserved) | reusable;
         if self.options.cores {
             // What is reserved of a core is not available, and so the rest of the core is not either.
             let all = self.topology.units(&self.topology.cpus(), Level::Core);
             available.retain(|cpu| all[&self.topology.unit(*cpu, Level::Core)].is_disjoint(&self.reserved));
         }
-        let kept: CpuSet = assign::take(&self.topology, &(reusable & &available), count.min(reusable.len()), self.options.caches)
-            .map_err(|error| unexpected(&error))?;
-        let more = assign::take(&self.topology, &(&available - &kept), count - kept.len(), self.options.caches);
-        Ok(&kept | &more.map_err(|error| unexpected(&error))?)
+        available
+    }
+
+    fn take(&self, of: &CpuSet, count: usize) -> Result<CpuSet, String> {
+        let Options { cores, distribute, way, .. } = self.options;
+        if distribute {
+            return distribute::distribute(&self.topology, of, count, if cores { self.topology.threads() } else { 1 }, way);
+        }
+        assign::take(&self.topology, of, count, way)
+    }
+
+    /// Those of the CPUs that are of these nodes, or of their sockets where those are as good.
+    fn aligned(&self, cpus: &CpuSet, mask: Mask) -> CpuSet {
+        let near = |cpu: &u32| mask.has(self.topology.unit(*cpu, Level::Numa));
+        if !self.options.sockets {
+            return cpus.iter().copied().filter(near).collect();
+        }
+        let sockets = self.topology.units(&self.topology.cpus().into_iter().filter(near).collect(), Level::Socket);
+        cpus.iter().copied().filter(|cpu| sockets.contains_key(&self.topology.unit(*cpu, Level::Socket))).collect()
+    }
+
+    /// Where so many of the CPUs can be taken from, together with all of the reusable ones.
+    fn places(&self, available: &CpuSet, reusable: &CpuSet, count: usize) -> Vec<Hint> {
+        let nodes: Vec<u32> = self.topology.units(&self.topology.cpus(), Level::Numa).into_keys().collect();
+        let of = |cpus: &CpuSet, mask: Mask| cpus.iter().filter(|cpu| mask.has(self.topology.unit(**cpu, Level::Numa))).count();
+        let all = self.topology.cpus();
+        let could = |mask: Mask| of(&all, mask) >= count;
+        let mut found =
+            hint::hints(&nodes, could, |mask| of(reusable, mask) == reusable.len() && of(&(available | reusable), mask) >= count);
+        if self.options.sockets {
+            let fewest = Mask::all_of(&nodes).into_iter().find(|mask| could(*mask)).map_or(nodes.len(), Mask::count);
+            for hint in &mut found {
+                hint.preferred |= hint.affinity.is_some_and(|mask| self.is_socket_aligned(mask, fewest));
+            }
+        }
+        found
+    }
+
+    /// Whether the nodes are of no more sockets than so many nodes have to be.
+    fn is_socket_aligned(&self, mask: Mask, nodes: usize) -> bool {
+        let per_socket = self.topology.count(Level::Numa) / self.topology.count(Level::Socket).max(1);
+        let near = self.topology.cpus().into_iter().filter(|cpu| mask.has(self.topology.unit(*cpu, Level::Numa))).collect();
+        per_socket > 0 && self.topology.units(&near, Level::Socket).len() == nodes.div_ceil(per_socket)
     }
 
     /// The CPUs that a container is to run on: its own, or what all share.
@@ -272,30 +211,81 @@ impl Pinning {
     pub fn holds(&self, uid: &str) -> bool {
         self.given.lock().by_pod.contains_key(uid)
     }
+}
 
-    /// Nothing of the pod runs any more.
-    pub fn release(&self, uid: &str) {
+impl Provider for Pinning {
+    fn hints(&self, pod: &Pod, subject: Subject<'_>) -> Hints {
+        let (given, uid) = (self.given.lock(), identity::uid(pod));
+        let Some(spec) = &pod.spec else { return Hints::new() };
+        let (count, of): (usize, Vec<&Container>) = match subject {
+            Subject::Container(container) => (wanted(pod, container), vec![container]),
+            Subject::Pod => {
+                let peak = topology_manager::peak(spec, |container| wanted(pod, container) as u64);
+                (usize::try_from(peak).unwrap_or(usize::MAX), topology_manager::containers(spec).collect())
+            }
+        };
+        if count == 0 {
+            return Hints::new();
+        }
+        let own: Vec<_> = of.iter().filter_map(|container| Some((given.own(uid, &container.name)?, wanted(pod, container)))).collect();
+        let assigned: CpuSet = own.iter().flat_map(|(cpus, _)| cpus.iter().copied()).collect();
+        let places = if own.iter().any(|(cpus, count)| cpus.len() != *count) {
+            Vec::new()
+        } else if assigned.len() == count {
+            self.places(&assigned, &CpuSet::new(), count)
+        } else {
+            let reusable = match subject {
+                Subject::Container(container) => reusable(&given, pod, &container.name),
+                Subject::Pod => assigned,
+            };
+            self.places(&self.available(&given, &CpuSet::new()), &reusable, count)
+        };
+        Hints::from([("cpu".to_owned(), Some(places))])
+    }
+
+    fn allocate<'a>(&'a self, pod: &'a Pod, container: &'a Container, place: Hint) -> BoxFuture<'a, Result<(), Refusal>> {
+        std::future::ready(Pinning::allocate(self, pod, container, place.affinity)).boxed()
+    }
+
+    fn release(&self, uid: &str) {
         let mut given = self.given.lock();
         let Some(pod) = given.by_pod.remove(uid) else { return };
         let still = given.exclusive();
         let freed: CpuSet = pod.into_values().flatten().filter(|cpu| !still.contains(cpu)).collect();
         given.shared.extend(freed);
-        if let Err(error) = self.save(&given) {
+        if let Err(error) = given.save(&self.root, POLICY) {
             tracing::error!(%error, "who has which CPUs could not be written down");
         }
         self.changed.notify_one();
     }
 }
 
-/// How many CPUs are to be a container's own.
-fn wanted(pod: &Pod, container: &Container) -> usize {
-    let milli = resources::request(container, "cpu");
-    let whole = resources::qos(pod) == Qos::Guaranteed && milli % 1000 == 0;
-    usize::try_from(milli / 1000).ok().filter(|_| whole).unwrap_or(0)
+/// Whether the CPUs that somebody has and those that are shared are all that there are, each once.
+fn fits(given: &Given, known: &CpuSet) -> anyhow::Result<()> {
+    let (exclusive, shown) = (given.exclusive(), cpu_set::shown);
+    let twice = &given.shared & &exclusive;
+    ensure!(twice.is_empty(), "CPUs {:?} are both shared and given away", shown(&twice));
+    let written = &given.shared | &exclusive;
+    ensure!(written == *known, "current set of available CPUs {:?} doesn't match with CPUs in state {:?}", shown(known), shown(&written));
+    Ok(())
 }
 
-fn unexpected(error: &str) -> Refusal {
-    Refusal { reason: "UnexpectedAdmissionError".into(), message: format!("Allocate failed due to {error}, which is unexpected") }
+/// What init containers of the pod had that have ended by the time this one starts, and that nobody has taken over.
+fn reusable(given: &Given, pod: &Pod, container: &str) -> CpuSet {
+    let mut out = CpuSet::new();
+    for (other, ended) in pod.spec.iter().flat_map(|spec| topology_manager::before(spec, container)) {
+        if let Some(own) = given.own(identity::uid(pod), &other.name) {
+            out = if ended { &out | own } else { &out - own };
+        }
+    }
+    out
+}
+
+/// How many CPUs are to be a container's own. A pod that is limited as a whole has none.
+fn wanted(pod: &Pod, container: &Container) -> usize {
+    let milli = resources::request(container, "cpu");
+    let own = resources::qos(pod) == Qos::Guaranteed && !resources::is_limited_as_a_whole(pod) && milli % 1000 == 0;
+    usize::try_from(milli / 1000).ok().filter(|_| own).unwrap_or(0)
 }
 
 /// Keeps all containers that have no CPUs of their own on those that are shared, until told to stop.
@@ -327,6 +317,7 @@ pub async fn keep(node: Arc<Node>, stop: CancellationToken) {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+    use std::fs;
     use topology::Place;
 
     /// Four cores of two threads: CPU n and n + 4 are one.
@@ -349,6 +340,16 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": uid}, "spec": spec})).expect("a pod")
     }
 
+    /// Gives the pod what it asks for, or nothing.
+    fn allocate(pinning: &Pinning, pod: &Pod) -> Result<(), Refusal> {
+        let mut all = topology_manager::containers(pod.spec.as_ref().expect("a spec"));
+        let given = all.try_for_each(|container| pinning.allocate(pod, container, None));
+        if given.is_err() {
+            pinning.release(identity::uid(pod));
+        }
+        given
+    }
+
     fn shown(pinning: &Pinning, uid: &str, container: &str) -> String {
         pinning.cpus(uid, container).set
     }
@@ -363,16 +364,16 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let pinning = pinning(root.path(), json!({})).expect("good options");
         assert_eq!(shared(&pinning), "0-7");
-        pinning.allocate(&pod("a", &[], &[("c", "2"), ("d", "1500m")])).expect("room");
+        allocate(&pinning, &pod("a", &[], &[("c", "2"), ("d", "1500m")])).expect("room");
         assert_eq!((shown(&pinning, "a", "c"), shown(&pinning, "a", "d")), ("1,5".into(), "0,2-4,6-7".into()));
         assert_eq!([pinning.own("a", "c"), pinning.own("a", "d")].map(|set| cpu_set::shown(&set)), ["1,5", ""]);
         assert_eq!(cpu_set::shown(&pinning.allocatable()), "1-7");
         let other = pod("b", &[], &[("c", "6")]);
-        let refusal = pinning.allocate(&other).expect_err("what is reserved is nobody's own");
+        let refusal = allocate(&pinning, &other).expect_err("what is reserved is nobody's own");
         let want = "Allocate failed due to not enough cpus available to satisfy request: requested=6, available=5, which is unexpected";
         assert_eq!((refusal.reason.as_str(), refusal.message.as_str()), ("UnexpectedAdmissionError", want));
         pinning.release("a");
-        pinning.allocate(&other).expect("room again");
+        allocate(&pinning, &other).expect("room again");
         assert_eq!(shared(&pinning).len(), 3, "two are left, one of them reserved");
     }
 
@@ -380,7 +381,7 @@ mod tests {
     fn what_init_containers_had_goes_on_to_who_comes_next() {
         let root = tempfile::tempdir().expect("a directory");
         let pinning = pinning(root.path(), json!({})).expect("good options");
-        pinning.allocate(&pod("a", &[("i", "4")], &[("c", "2"), ("d", "2")])).expect("room");
+        allocate(&pinning, &pod("a", &[("i", "4")], &[("c", "2"), ("d", "2")])).expect("room");
         let [init, c, d] = ["i", "c", "d"].map(|name| cpu_set::parse(&shown(&pinning, "a", name)).expect("a set"));
         assert!(c.is_disjoint(&d) && init == &c | &d, "{init:?} {c:?} {d:?}");
         pinning.release("a");
@@ -391,12 +392,10 @@ mod tests {
     fn the_next_kubelet_knows_who_has_what() {
         let root = tempfile::tempdir().expect("a directory");
         let first = pinning(root.path(), json!({})).expect("good options");
-        first.allocate(&pod("a", &[], &[("c", "2")])).expect("room");
+        allocate(&first, &pod("a", &[], &[("c", "2")])).expect("room");
         let next = pinning(root.path(), json!({})).expect("a good state");
         assert_eq!((shown(&next, "a", "c"), shared(&next)), ("1,5".into(), "0,2-4,6-7".into()));
-        let written: Value = serde_json::from_slice(&fs::read(root.path().join(STATE)).expect("written")).expect("JSON");
-        assert_eq!(written, json!({"policyName": "static", "defaultCpuSet": "0,2-4,6-7", "entries": {"a": {"c": "1,5"}}}));
-        fs::write(root.path().join(STATE), r#"{"policyName": "static", "defaultCpuSet": "0-3", "entries": {}}"#).expect("written");
+        fs::write(root.path().join(state::FILE), r#"{"policyName": "static", "defaultCpuSet": "0-3", "entries": {}}"#).expect("written");
         let error = pinning(root.path(), json!({})).err().map(|error| format!("{error:#}")).unwrap_or_default();
         assert!(error.contains("doesn't match with CPUs in state \"0-3\""), "{error}");
     }
@@ -406,14 +405,55 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let strict = pinning(root.path(), json!({"strict-cpu-reservation": "true", "full-pcpus-only": "true"})).expect("good options");
         assert_eq!(shared(&strict), "1-7");
-        let refusal = strict.allocate(&pod("a", &[], &[("c", "3")])).expect_err("half a core");
+        let refusal = allocate(&strict, &pod("a", &[], &[("c", "3")])).expect_err("half a core");
         let want = "SMT Alignment Error: requested 3 cpus not multiple cpus per core = 2";
         assert_eq!((refusal.reason.as_str(), refusal.message.as_str()), ("SMTAlignmentError", want));
-        assert!(strict.allocate(&pod("a", &[], &[("c", "8")])).is_err(), "the core that is reserved in part is nobody's own");
-        strict.allocate(&pod("a", &[], &[("c", "6")])).expect("room");
+        let refusal = allocate(&strict, &pod("a", &[], &[("c", "8")])).expect_err("the core that is reserved in part is nobody's own");
+        let want = "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = 6, requested CPUs = 8, CPUs per core = 2";
+        assert_eq!((refusal.reason.as_str(), refusal.message.as_str()), ("SMTAlignmentError", want));
+        allocate(&strict, &pod("a", &[], &[("c", "6")])).expect("room");
         assert_eq!((shown(&strict, "a", "c"), shared(&strict)), ("1-3,5-7".into(), "4".into()));
-        for options in [json!({"align-by-socket": "true"}), json!({"x": "true"}), json!({"full-pcpus-only": "maybe"})] {
-            assert!(pinning(root.path(), options.clone()).is_err(), "{options}");
-        }
+    }
+
+    /// Two sockets of two NUMA nodes each, each with two cores of one thread.
+    fn large() -> Topology {
+        Topology((0..8).map(|cpu| (cpu, Place { numa: cpu / 2, socket: cpu / 4, cache: cpu / 2, core: cpu })).collect())
+    }
+
+    #[test]
+    fn cpus_are_taken_from_the_nodes_that_were_chosen() {
+        let root = tempfile::tempdir().expect("a directory");
+        let config = json!({"cpuManagerPolicy": "static", "reservedSystemCPUs": "0"});
+        let config = serde_json::from_value(config).expect("a configuration");
+        let pinning = Pinning::of(&config, 0, large(), root.path()).expect("a good configuration").expect("the policy is static");
+        let hints = |pod: &Pod, container: usize| -> Vec<(String, bool)> {
+            let subject = Subject::Container(&pod.spec.as_ref().expect("a spec").containers[container]);
+            let list = pinning.hints(pod, subject).remove("cpu").flatten().expect("hints");
+            list.iter().map(|hint| (hint.affinity.expect("nodes").to_string(), hint.preferred)).collect()
+        };
+        let two = pod("a", &[], &[("c", "2"), ("d", "500m")]);
+        let single: Vec<_> = hints(&two, 0).into_iter().filter(|(_, preferred)| *preferred).collect();
+        assert_eq!(single, [("1".into(), true), ("2".into(), true), ("3".into(), true)], "one of node 0's is reserved");
+        assert!(pinning.hints(&two, Subject::Container(&two.spec.as_ref().expect("a spec").containers[1])).is_empty(), "it shares");
+        let container = &two.spec.as_ref().expect("a spec").containers[0];
+        pinning.allocate(&two, container, Some([2].into_iter().collect())).expect("room");
+        assert_eq!(shown(&pinning, "a", "c"), "4-5");
+        assert_eq!(hints(&two, 0)[0], ("2".into(), true), "what it has is where it stays");
+        let more = pod("b", &[], &[("c", "3")]);
+        pinning.allocate(&more, &more.spec.as_ref().expect("a spec").containers[0], Some([3].into_iter().collect())).expect("room");
+        assert_eq!(shown(&pinning, "b", "c"), "1,6-7", "what the node lacks comes from elsewhere");
+    }
+
+    #[test]
+    fn a_socket_is_as_good_as_a_node_if_that_is_wanted() {
+        let root = tempfile::tempdir().expect("a directory");
+        let config = json!({"cpuManagerPolicy": "static", "reservedSystemCPUs": "0", "cpuManagerPolicyOptions": {"align-by-socket": "true"},
+            "featureGates": {"CPUManagerPolicyAlphaOptions": true}});
+        let config = serde_json::from_value(config).expect("a configuration");
+        let pinning = Pinning::of(&config, 0, large(), root.path()).expect("a good configuration").expect("the policy is static");
+        let two = pod("a", &[], &[("c", "2")]);
+        let list = pinning.hints(&two, Subject::Pod).remove("cpu").flatten().expect("hints");
+        let preferred: Vec<_> = list.iter().filter(|hint| hint.preferred).map(|hint| hint.affinity.expect("nodes").to_string()).collect();
+        assert_eq!(preferred, ["1", "2", "3", "0,1", "2,3"]);
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     node::{Node, NodeFacts},
     recorder::Recorder,
     runtime::simulated::Simulated,
+    topology_manager::TopologyManager,
 };
 use client::{EventRecorder, events::Report};
 use jiff::Timestamp;
@@ -96,6 +97,8 @@ impl World {
             devices: None,
             claims: None,
             pinning: None,
+            memory: None,
+            resources: TopologyManager::default(),
             csi: None,
             itself: None,
             cgroups: None,
