@@ -9,7 +9,10 @@ use crate::{
     },
     clock::Clock,
     config::{self, KubeletConfiguration},
-    container::{network, security},
+    container::{
+        network, security,
+        swap::{self, Swap},
+    },
     csi::{self, Csi},
     device::{Devices, Discovered},
     dynamic_resources::{Claims, drivers::Registrar},
@@ -26,6 +29,7 @@ use crate::{
         machine::{self, Machine, Shares},
         registration::Registration,
         status::StatusFacts,
+        usage::collect::own_group,
         user_namespaces::{Ids, UserNamespaces},
         vitals::Vitals,
     },
@@ -73,6 +77,7 @@ pub fn settings(flags: &Flags) -> anyhow::Result<KubeletConfiguration> {
     overrule(&mut settings.cluster_domain, flags.cluster_domain.as_ref());
     overrule(&mut settings.max_pods, flags.max_pods.as_ref());
     overrule(&mut settings.container_runtime_endpoint, flags.container_runtime_endpoint.as_ref());
+    overrule(&mut settings.fail_swap_on, flags.fail_swap_on.as_ref());
     settings.rotate_certificates |= flags.rotate_certificates;
     settings.server_tls_bootstrap |= flags.rotate_server_certificates;
     overrule(&mut settings.pod_logs_dir, flags.pod_logs_dir.as_ref());
@@ -120,6 +125,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let name = flags.hostname_override.clone().unwrap_or_else(|| machine_name.clone()).to_lowercase();
     fs::DirBuilder::new().recursive(true).mode(0o750).create(&flags.root_dir).context("making the root directory")?;
     let root = fs::canonicalize(&flags.root_dir)?;
+    if settings.fail_swap_on && swap::is_on(&fs::read_to_string("/proc/swaps").unwrap_or_default()) {
+        bail!("running with swap on is not supported, please disable swap or set --fail-swap-on flag to false");
+    }
     let machine = machine::inspect(&root).context("reading what the machine is")?;
     let address = match &flags.node_ip {
         Some(ip) => ip.parse().with_context(|| format!("--node-ip {ip:?}"))?,
@@ -152,6 +160,12 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         capacity: machine::capacity(&machine, shares.pods),
         allocatable: machine::allocatable(&machine, &shares),
         memory: machine.memory,
+        swap: Swap::of(
+            &settings.memory_swap.swap_behavior,
+            machine.swap,
+            Path::new("/sys/fs/cgroup"),
+            own_group(&fs::read_to_string("/proc/self/cgroup").unwrap_or_default()),
+        ),
     };
     let logs = PathBuf::from(&settings.pod_logs_dir);
     let cgroups = Cgroups::detect(driver(&settings, runtime.as_ref()).await, &settings.cgroup_root)

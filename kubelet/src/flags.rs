@@ -68,6 +68,9 @@ pub struct Flags {
     /// `cgroupfs` or `systemd`.
     #[arg(long)]
     pub cgroup_driver: Option<String>,
+    /// Does not run on a machine that swaps.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub fail_swap_on: Option<bool>,
     /// Directory of static pods' manifests.
     #[arg(long)]
     pub pod_manifest_path: Option<String>,

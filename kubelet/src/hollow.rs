@@ -67,6 +67,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
             capacity: machine::capacity(&machine, shares.pods),
             allocatable: machine::allocatable(&machine, &shares),
             memory: machine.memory,
+            ..Default::default()
         };
         let runtime: Arc<dyn Runtime> = Arc::new(Simulated::new(index, Clock::Wall, behaviour.clone()));
         let node = Arc::new(Node {

@@ -310,7 +310,6 @@ const WITHOUT_EFFECT: &[&str] = &[
     "kernelMemcgNotification",
     "kubeletCgroups",
     "memoryReservationPolicy",
-    "memorySwap",
     "protectKernelDefaults",
     "qosReserved",
     "readOnlyPort",

@@ -1,7 +1,7 @@
 //! One container's configuration for the runtime, from the pod and all that was fetched for it (upstream:
 //! `kuberuntime_container.go`, `generateContainerConfig`).
 
-use super::{expansion::expand, identity, resources, security};
+use super::{expansion::expand, identity, resources, security, swap::Swap};
 use crate::{device, pinning::Cpus, topology_manager::mask::Mask};
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount, MountPropagation,
@@ -32,6 +32,8 @@ pub struct Ingredients<'a> {
     pub security: &'a security::Settings,
     /// The node's memory in bytes.
     pub memory_capacity: i64,
+    /// What the node does about swap.
+    pub swap: Swap,
     /// The CPUs it is to run on.
     pub cpus: Cpus,
     /// The NUMA nodes whose memory it may use, none for all.
@@ -62,7 +64,11 @@ pub fn container_config(pod: &Pod, container: &Container, given: Ingredients<'_>
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(LinuxContainerConfig {
-            resources: Some(pinned(resources::linux_resources(pod, container, given.memory_capacity), given.cpus, given.memory_nodes)),
+            resources: Some(pinned(
+                resources::linux_resources(pod, container, given.memory_capacity, &given.swap),
+                given.cpus,
+                given.memory_nodes,
+            )),
             security_context: Some(security::container_context(
                 pod,
                 container,
@@ -127,6 +133,7 @@ mod tests {
             users: UserNamespace::default(),
             security: &security::Settings::default(),
             memory_capacity: 1,
+            swap: Swap::default(),
             cpus: Cpus { set: "1-2".into(), exclusive: true },
             memory_nodes: [0, 1].into_iter().collect(),
         };

@@ -11,4 +11,5 @@ pub mod network;
 pub mod resources;
 pub mod sandbox;
 pub mod security;
+pub mod swap;
 pub mod sysctl;

@@ -1,6 +1,7 @@
 //! Requests and limits as the kernel's numbers: CPU shares and quota, memory limits, the OOM score, and the pod's quality of service
 //! (upstream: `pkg/kubelet/cm/helpers_linux.go`, `pkg/kubelet/qos/policy.go`, `pkg/apis/core/v1/helper/qos`).
 
+use super::swap::Swap;
 use k8s_cri::v1::LinuxContainerResources;
 use k8s_openapi::{
     api::core::v1::{Container, Pod, PodSpec, ResourceRequirements},
@@ -127,15 +128,16 @@ pub fn oom_score(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 
 }
 
 /// The resources of one container for the runtime. `memory_capacity` is the node's, in bytes.
-pub fn linux_resources(pod: &Pod, container: &Container, memory_capacity: i64) -> LinuxContainerResources {
-    LinuxContainerResources {
+pub fn linux_resources(pod: &Pod, container: &Container, memory_capacity: i64, swap: &Swap) -> LinuxContainerResources {
+    let limits = LinuxContainerResources {
         cpu_shares: i64::try_from(shares(request(container, "cpu"))).unwrap_or(MIN_SHARES),
         cpu_period: CPU_PERIOD,
         cpu_quota: quota(limit(container, "cpu")),
         memory_limit_in_bytes: limit(container, "memory") / 1000,
         oom_score_adj: oom_score(pod, container, memory_capacity),
         ..Default::default()
-    }
+    };
+    swap.limit(pod, container, memory_capacity, limits)
 }
 
 /// What a pod as a whole asks for (`limits` false) or may use (`limits` true), by resource, in thousandths: the sum over its containers and sidecars, or
@@ -206,7 +208,7 @@ mod tests {
     fn limits_become_shares_quota_and_bytes() {
         let pod = pod(&[("cpu", "250m"), ("memory", "64Mi")], &[("cpu", "500m"), ("memory", "128Mi")]);
         let container = &pod.spec.as_ref().expect("the pod has a spec").containers[0];
-        let got = linux_resources(&pod, container, 1 << 30);
+        let got = linux_resources(&pod, container, 1 << 30, &Swap::default());
         assert_eq!((got.cpu_shares, got.cpu_quota, got.memory_limit_in_bytes, got.oom_score_adj), (256, 50_000, 128 << 20, 938));
     }
 }

@@ -3,7 +3,10 @@
 use super::eviction::threshold::{Amount, Threshold};
 use crate::{config::KubeletConfiguration, container::resources::Amounts};
 use api::quantity;
-use k8s_openapi::{api::core::v1::NodeSystemInfo, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::{NodeSwapStatus, NodeSystemInfo},
+    apimachinery::pkg::api::resource::Quantity,
+};
 use std::{collections::BTreeMap, fs, io, net::IpAddr, path::Path};
 
 /// What was found.
@@ -13,6 +16,8 @@ pub struct Machine {
     pub cpus: i64,
     /// Memory in bytes.
     pub memory: i64,
+    /// Swap in bytes.
+    pub swap: i64,
     /// Size of the file system that the kubelet's root is on, in bytes.
     pub disk: i64,
     /// Sizes of huge pages in bytes, and how many of each there are.
@@ -34,6 +39,8 @@ pub fn inspect(root: &Path) -> io::Result<Machine> {
     let disk = disk.fragment_size().saturating_mul(disk.blocks());
     let id = |list: &[&str]| list.iter().map(|p| read(p)).find(|s| !s.is_empty()).unwrap_or_default();
     let machine_id = id(&["/etc/machine-id", "/var/lib/dbus/machine-id"]);
+    let meminfo = read("/proc/meminfo");
+    let swap = kibibytes(&meminfo, "SwapTotal:");
     let info = NodeSystemInfo {
         architecture: go_arch(std::env::consts::ARCH).into(),
         boot_id: read("/proc/sys/kernel/random/boot_id"),
@@ -44,13 +51,15 @@ pub fn inspect(root: &Path) -> io::Result<Machine> {
         system_uuid: Some(id(&["/sys/class/dmi/id/product_uuid"])).filter(|s| !s.is_empty()).unwrap_or_else(|| machine_id.clone()),
         machine_id,
         operating_system: "linux".into(),
+        swap: Some(swap).filter(|bytes| *bytes > 0).map(|bytes| NodeSwapStatus { capacity: Some(bytes) }),
         os_image: os_name(&read("/etc/os-release")),
         ..Default::default()
     };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Machine {
         cpus: i64::try_from(cpus).unwrap_or(1),
-        memory: memory_total(&read("/proc/meminfo")),
+        memory: kibibytes(&meminfo, "MemTotal:"),
+        swap,
         disk: i64::try_from(disk).unwrap_or(i64::MAX),
         hugepages: hugepages(Path::new("/sys/kernel/mm/hugepages")),
         info,
@@ -72,8 +81,9 @@ fn os_name(release: &str) -> String {
     name.map_or_else(|| "Linux".into(), |n| n.trim_matches('"').to_owned())
 }
 
-fn memory_total(meminfo: &str) -> i64 {
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+/// One of the amounts of `/proc/meminfo`, in bytes.
+fn kibibytes(meminfo: &str, name: &str) -> i64 {
+    let total = meminfo.lines().find_map(|line| line.strip_prefix(name));
     let kib: i64 = total.and_then(|t| t.split_whitespace().next()).and_then(|n| n.parse().ok()).unwrap_or(0);
     kib * 1024
 }
@@ -203,7 +213,7 @@ mod tests {
 
     #[test]
     fn amounts_are_told_in_the_apis_words() {
-        assert_eq!(memory_total("MemTotal:       24 kB\nMemFree: 1 kB"), 24 * 1024);
+        assert_eq!(kibibytes("MemTotal:       24 kB\nMemFree: 1 kB", "MemTotal:"), 24 * 1024);
         assert_eq!(os_name("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"), "Debian GNU/Linux 12 (bookworm)");
         let machine = Machine { cpus: 2, memory: (1 << 30) + 1024, disk: 1000 * 1024, ..Default::default() };
         let all = capacity(&machine, 110);

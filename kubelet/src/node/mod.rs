@@ -21,6 +21,7 @@ use crate::{
         network::Resolver,
         resources::{self, Amounts, Qos, milli},
         security,
+        swap::Swap,
     },
     csi::Csi,
     device::Devices,
@@ -54,6 +55,8 @@ pub struct NodeFacts {
     pub allocatable: Amounts,
     /// Its memory in bytes.
     pub memory: i64,
+    /// What it does about swap.
+    pub swap: Swap,
 }
 
 /// Where a node keeps things. A simulated node keeps nothing.

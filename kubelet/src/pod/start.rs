@@ -262,6 +262,7 @@ async fn prepare(
         users: users_of(context.sandbox_config),
         security: &node.security,
         memory_capacity: node.facts.memory,
+        swap: node.facts.swap,
         memory_nodes: node.memory.as_ref().map(|memory| memory.nodes(identity::uid(pod), &container.name)).unwrap_or_default(),
         cpus: node.pinning.as_ref().map(|pinning| pinning.cpus(identity::uid(pod), &container.name)).unwrap_or_default(),
     };

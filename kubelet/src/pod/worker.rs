@@ -372,7 +372,7 @@ impl Worker {
                 self.resize.failed(&pod, error);
                 continue;
             }
-            let limits = resources::linux_resources(&pod, container, node.facts.memory);
+            let limits = resources::linux_resources(&pod, container, node.facts.memory, &node.facts.swap);
             match node.runtime.update_resources(id, limits).await {
                 Ok(()) => self.resize.applied(id, container),
                 Err(error) => self.resize.failed(&pod, error.to_string()),

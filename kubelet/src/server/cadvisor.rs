@@ -13,7 +13,8 @@ use crate::{
         Node,
         usage::{
             collect::Detail,
-            summary::{Cpu, Fs, Interface, Memory, Network, Summary},
+            pressure::Psi,
+            summary::{Cpu, Fs, Interface, Io, Memory, Network, Summary},
         },
     },
 };
@@ -35,6 +36,7 @@ struct Row<'a> {
     start: &'a str,
     cpu: Option<&'a Cpu>,
     memory: Option<&'a Memory>,
+    io: Option<&'a Io>,
     network: Option<&'a Network>,
     fs: Option<&'a Fs>,
     processes: Option<u64>,
@@ -82,6 +84,7 @@ fn rows<'a>(summary: &'a Summary, parents: &HashMap<String, String>) -> Vec<Row<
         start: &node.start_time,
         cpu: node.cpu.as_ref(),
         memory: node.memory.as_ref(),
+        io: node.io.as_ref(),
         network: node.network.as_ref(),
         fs: node.fs.as_ref(),
         processes: None,
@@ -101,6 +104,7 @@ fn rows<'a>(summary: &'a Summary, parents: &HashMap<String, String>) -> Vec<Row<
                 start: &container.start_time,
                 cpu: container.cpu.as_ref(),
                 memory: container.memory.as_ref(),
+                io: container.io.as_ref(),
                 network: None,
                 fs: container.rootfs.as_ref(),
                 processes: None,
@@ -116,6 +120,7 @@ fn rows<'a>(summary: &'a Summary, parents: &HashMap<String, String>) -> Vec<Row<
             start: &pod.start_time,
             cpu: pod.cpu.as_ref(),
             memory: pod.memory.as_ref(),
+            io: pod.io.as_ref(),
             network: pod.network.as_ref(),
             fs: None,
             processes: pod.process_stats.map(|p| p.process_count),
@@ -137,6 +142,18 @@ fn of_fs(row: &Row<'_>, pick: fn(&Fs) -> Option<u64>) -> Option<(f64, Option<i64
     Some((pick(fs)? as f64, stats::millis(&fs.time)))
 }
 
+fn of_pressure<'a>(psi: Option<&'a Psi>, time: &str, pick: fn(&'a Psi) -> u64) -> Option<(f64, Option<i64>)> {
+    Some((pick(psi?) as f64 / 1e6, stats::millis(time)))
+}
+
+fn waiting(psi: &Psi) -> u64 {
+    psi.some.total
+}
+
+fn stalled(psi: &Psi) -> u64 {
+    psi.full.total
+}
+
 const FAMILIES: &[Family] = &[
     (
         "container_memory_usage_bytes",
@@ -154,6 +171,42 @@ const FAMILIES: &[Family] = &[
     }),
     ("container_fs_inodes_free", Kind::Gauge, "Number of available Inodes", |r| of_fs(r, |f| f.inodes_free)),
     ("container_fs_inodes_total", Kind::Gauge, "Number of Inodes", |r| of_fs(r, |f| f.inodes)),
+    (
+        "container_pressure_cpu_waiting_seconds_total",
+        Kind::Counter,
+        "Total time duration tasks in the container have waited due to CPU congestion.",
+        |r| r.cpu.and_then(|cpu| of_pressure(cpu.psi.as_ref(), &cpu.time, waiting)),
+    ),
+    (
+        "container_pressure_cpu_stalled_seconds_total",
+        Kind::Counter,
+        "Total time duration no tasks in the container could make progress due to CPU congestion.",
+        |r| r.cpu.and_then(|cpu| of_pressure(cpu.psi.as_ref(), &cpu.time, stalled)),
+    ),
+    (
+        "container_pressure_memory_waiting_seconds_total",
+        Kind::Counter,
+        "Total time duration tasks in the container have waited due to memory congestion.",
+        |r| r.memory.and_then(|memory| of_pressure(memory.psi.as_ref(), &memory.time, waiting)),
+    ),
+    (
+        "container_pressure_memory_stalled_seconds_total",
+        Kind::Counter,
+        "Total time duration no tasks in the container could make progress due to memory congestion.",
+        |r| r.memory.and_then(|memory| of_pressure(memory.psi.as_ref(), &memory.time, stalled)),
+    ),
+    (
+        "container_pressure_io_waiting_seconds_total",
+        Kind::Counter,
+        "Total time duration tasks in the container have waited due to IO congestion.",
+        |r| r.io.and_then(|io| of_pressure(io.psi.as_ref(), &io.time, waiting)),
+    ),
+    (
+        "container_pressure_io_stalled_seconds_total",
+        Kind::Counter,
+        "Total time duration no tasks in the container could make progress due to IO congestion.",
+        |r| r.io.and_then(|io| of_pressure(io.psi.as_ref(), &io.time, stalled)),
+    ),
     ("container_threads", Kind::Gauge, "Number of threads running inside the container", |r| r.processes.map(|n| (n as f64, None))),
     ("container_start_time_seconds", Kind::Gauge, "Start time of the container since unix epoch in seconds.", |r| {
         stats::millis(r.start).map(|millis| (millis as f64 / 1000.0, None))
@@ -217,7 +270,10 @@ fn exposition(summary: &Summary, node: &Node, parents: &HashMap<String, String>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::usage::summary::{ContainerStats, PodReference, PodStats};
+    use crate::node::usage::{
+        pressure::Stall,
+        summary::{ContainerStats, PodReference, PodStats},
+    };
 
     #[test]
     fn containers_pods_and_the_node_have_rows() {
@@ -242,5 +298,10 @@ mod tests {
         let working_set = FAMILIES.iter().find(|f| f.0 == "container_memory_working_set_bytes").expect("a family");
         assert_eq!(rows.iter().map(|r| (working_set.3)(r)).collect::<Vec<_>>(), [None, Some((3.0, Some(5000))), None]);
         assert_eq!(rows[1].labels()[2], ("image", "i:1"));
+        let stalls = Psi { some: Stall { total: 1_500_000, ..Default::default() }, ..Default::default() };
+        let io = Io { time: "1970-01-01T00:00:05Z".into(), psi: Some(stalls) };
+        let row = Row { io: Some(&io), ..rows.into_iter().next().expect("the machine's") };
+        let figures = FAMILIES.iter().filter(|f| f.0.starts_with("container_pressure_")).map(|f| (f.3)(&row));
+        assert_eq!(figures.collect::<Vec<_>>(), [None, None, None, None, Some((1.5, Some(5000))), Some((0.0, Some(5000)))]);
     }
 }

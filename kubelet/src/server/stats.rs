@@ -7,7 +7,7 @@ use super::{
 };
 use crate::node::usage::{
     collect::{self, Detail},
-    summary::{ContainerStats, Cpu, Memory, PodStats, Summary},
+    summary::{ContainerStats, Cpu, Memory, PodStats, Summary, Swap},
 };
 use axum::{
     extract::{Query, State},
@@ -60,6 +60,11 @@ fn working_set(memory: Option<&Memory>) -> Option<(f64, Option<i64>)> {
     memory.working_set_bytes.map(|bytes| (bytes as f64, millis(&memory.time)))
 }
 
+fn swapped(swap: Option<&Swap>) -> Figure {
+    let swap = swap?;
+    swap.swap_usage_bytes.map(|bytes| (bytes as f64, millis(&swap.time)))
+}
+
 type Figure = Option<(f64, Option<i64>)>;
 
 fn resource(summary: &Summary) -> Exposition {
@@ -86,6 +91,12 @@ fn resource(summary: &Summary) -> Exposition {
         let start = millis(&c.start_time)?;
         Some((start as f64 / 1000.0, None))
     });
+    containers(
+        "container_swap_usage_bytes",
+        Kind::Gauge,
+        "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
+        &|c| swapped(c.swap.as_ref()),
+    );
     let mut pods = |name: &str, kind: Kind, help: &str, figure: &dyn Fn(&PodStats) -> Figure| {
         let samples = summary.pods.iter().filter_map(|pod| {
             let (value, at) = figure(pod)?;
@@ -99,6 +110,12 @@ fn resource(summary: &Summary) -> Exposition {
     pods("pod_memory_working_set_bytes", Kind::Gauge, "[STABLE] Current working set of the pod in bytes", &|p| {
         working_set(p.memory.as_ref())
     });
+    pods(
+        "pod_swap_usage_bytes",
+        Kind::Gauge,
+        "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+        &|p| swapped(p.swap.as_ref()),
+    );
     let mut node = |name: &str, kind: Kind, help: &str, figure: Figure| {
         out.family(name, kind, help, figure.map(|(value, at)| (Vec::new(), value, at)));
     };
@@ -115,8 +132,12 @@ fn resource(summary: &Summary) -> Exposition {
         "[STABLE] Current working set of the node in bytes",
         working_set(stats.memory.as_ref()),
     );
-    let swap = stats.swap.as_ref().and_then(|s| Some((s.swap_usage_bytes? as f64, millis(&s.time))));
-    node("node_swap_usage_bytes", Kind::Gauge, "[ALPHA] Current swap usage of the node in bytes", swap);
+    node(
+        "node_swap_usage_bytes",
+        Kind::Gauge,
+        "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+        swapped(stats.swap.as_ref()),
+    );
     out.single("resource_scrape_error", Kind::Gauge, SCRAPE_ERROR, 0.0);
     out
 }
@@ -134,6 +155,8 @@ mod tests {
         let cpu = Some(Cpu { time: time.clone(), usage_core_nano_seconds: Some(1_500_000_000), ..Default::default() });
         let memory = Some(Memory { time: time.clone(), working_set_bytes: Some(9), ..Default::default() });
         let container = ContainerStats { name: "c".into(), start_time: time, cpu: cpu.clone(), memory: None, ..Default::default() };
+        let swap = Swap { time: container.start_time.clone(), swap_usage_bytes: Some(4), ..Default::default() };
+        let container = ContainerStats { swap: Some(swap), ..container };
         let reference = PodReference { name: "p".into(), namespace: "ns".into(), uid: "u".into() };
         let pod = PodStats { pod_ref: reference, containers: vec![container], memory, ..Default::default() };
         let mut summary = Summary { pods: vec![pod], ..Default::default() };
@@ -142,6 +165,7 @@ mod tests {
         for line in [
             "container_cpu_usage_seconds_total{container=\"c\",namespace=\"ns\",pod=\"p\"} 1.5 5000\n",
             "container_start_time_seconds{container=\"c\",namespace=\"ns\",pod=\"p\"} 5\n",
+            "container_swap_usage_bytes{container=\"c\",namespace=\"ns\",pod=\"p\"} 4 5000\n",
             "pod_memory_working_set_bytes{namespace=\"ns\",pod=\"p\"} 9 5000\n",
             "node_cpu_usage_seconds_total 1.5 5000\n",
             "resource_scrape_error 0\n",

@@ -2,6 +2,7 @@
 //!
 //! A file that is not there leaves its figure out: which ones a kernel has depends on its version and its configuration.
 
+use super::pressure::{self, Psi};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -73,6 +74,21 @@ impl Group {
         number(&self.read("cpuacct", "cpuacct.usage")?)
     }
 
+    /// How long processes waited for `cpu`, `memory` or `io`; on v2 alone.
+    pub fn pressure(&self, of: &str) -> Option<Psi> {
+        if !self.unified {
+            return None;
+        }
+        pressure::parse(&self.read(of, &format!("{of}.pressure"))?)
+    }
+
+    /// The cgroup below it whose name has the runtime's id of a container in it.
+    pub fn of_container(&self, id: &str) -> Option<Group> {
+        let entries = fs::read_dir(self.directory("memory")).ok()?.flatten();
+        let own = entries.map(|entry| entry.file_name()).find(|name| !id.is_empty() && name.to_string_lossy().contains(id))?;
+        Some(Group { path: self.path.join(own), ..self.clone() })
+    }
+
     /// How many processes and threads are in it and below it.
     pub fn processes(&self) -> Option<u64> {
         number(&self.read("pids", "pids.current")?)
@@ -123,6 +139,20 @@ mod tests {
         assert_eq!((v2.working_set, v2.rss, v2.major_page_faults, v2.limit), (0, Some(40), Some(2), Some(2048)));
         let all = machine_memory("MemTotal:  10 kB\nMemFree:   4 kB\nInactive(file):  1 kB\n");
         assert_eq!((all.usage, all.working_set), (6 << 10, 5 << 10));
+    }
+
+    #[test]
+    fn version_2_tells_of_pressure_also_of_containers() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let pod = Group::new(dir.path(), Path::new("pod"), true);
+        for child in ["pod", "pod/abc", "pod/cri-containerd-def.scope"] {
+            fs::create_dir_all(dir.path().join(child)).expect("made");
+        }
+        let line = "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n";
+        fs::write(dir.path().join("pod/cri-containerd-def.scope/io.pressure"), line).expect("written");
+        let of = |id| pod.of_container(id).and_then(|group| group.pressure("io")).map(|psi| psi.some.total);
+        assert_eq!((of("def"), of("abc"), of("x"), of("")), (Some(5), None, None, None));
+        assert_eq!(Group::new(dir.path(), Path::new("pod/cri-containerd-def.scope"), false).pressure("io"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reads what the node and its pods use: containers from the runtime, pods and the node from their cgroups, directories by walking them.
 //!
-//! Nothing is read unless somebody asks, so an idle node pays nothing. Left out: pressure stall figures, and figures that plugins of containers give.
+//! Nothing is read unless somebody asks, so an idle node pays nothing. Left out: figures that plugins of containers give.
 
 use super::{
     cgroup::{self, Group},
@@ -79,7 +79,7 @@ impl Meter {
         if before.is_none_or(|before| at.as_nanosecond() - before.at.as_nanosecond() >= RATE_MIN_NANOS) {
             rates.insert(key.to_owned(), Reading { at, nanoseconds, rate });
         }
-        Cpu { time: at.to_string(), usage_nano_cores: rate, usage_core_nano_seconds: Some(nanoseconds) }
+        Cpu { time: at.to_string(), usage_nano_cores: rate, usage_core_nano_seconds: Some(nanoseconds), psi: None }
     }
 }
 
@@ -171,12 +171,22 @@ impl Reader<'_> {
             rss_bytes: memory.rss,
             page_faults: memory.page_faults,
             major_page_faults: memory.major_page_faults,
+            psi: None,
         }
     }
 
     fn group(&self, key: &str, group: &Group) -> (Option<Cpu>, Option<Memory>) {
         let cpu = group.cpu().map(|nanos| self.node.vitals.meter.cpu(key, nanos, self.now));
-        (cpu, group.memory().map(|m| self.memory(&m, None)))
+        (self.with_pressure(cpu, group), group.memory().map(|m| Memory { psi: group.pressure("memory"), ..self.memory(&m, None) }))
+    }
+
+    fn with_pressure(&self, cpu: Option<Cpu>, group: &Group) -> Option<Cpu> {
+        cpu.map(|cpu| Cpu { psi: group.pressure("cpu"), ..cpu })
+    }
+
+    /// How long was waited for the disk, where the kernel tells.
+    fn io(&self, group: &Group) -> Option<Io> {
+        group.pressure("io").map(|psi| Io { time: self.time(), psi: Some(psi) })
     }
 
     fn node_stats(&self) -> NodeStats {
@@ -195,13 +205,15 @@ impl Reader<'_> {
             start_time: start_time.clone(),
             cpu: pods_cpu,
             memory: pods_memory,
+            io: self.io(&cgroups.all_pods()),
             ..Default::default()
         };
         let mut stats = NodeStats {
             node_name: facts.name.clone(),
             system_containers: vec![pods],
-            cpu: Some(self.node.vitals.meter.cpu("", cpu, self.now)),
-            memory: Some(self.memory(&memory, positive(facts.memory))),
+            cpu: self.with_pressure(Some(self.node.vitals.meter.cpu("", cpu, self.now)), &machine),
+            memory: Some(Memory { psi: machine.pressure("memory"), ..self.memory(&memory, positive(facts.memory)) }),
+            io: self.io(&machine),
             swap: swap(&read("/proc/meminfo"), &self.time()),
             start_time,
             ..Default::default()
@@ -238,8 +250,11 @@ impl Reader<'_> {
         let (cpu, memory) = group.as_ref().map_or((None, None), |group| self.group(uid, group));
         let places = self.node.places.as_ref();
         let logs = places.map(|p| p.logs.join(identity::log_directory(namespace, name, uid)));
-        let containers: Vec<_> = containers.iter().map(|(stats, container)| self.container(stats, container, logs.as_deref())).collect();
-        let mut out = PodStats { pod_ref: reference, start_time: started.to_string(), containers, cpu, memory, ..Default::default() };
+        let containers: Vec<_> =
+            containers.iter().map(|(stats, container)| self.container(stats, container, group.as_ref(), logs.as_deref())).collect();
+        let (io, swap) = (group.as_ref().and_then(|group| self.io(group)), total_swap(&containers));
+        let start_time = started.to_string();
+        let mut out = PodStats { pod_ref: reference, start_time, containers, cpu, memory, io, swap, ..Default::default() };
         if !self.all() {
             return out;
         }
@@ -259,7 +274,15 @@ impl Reader<'_> {
         out
     }
 
-    fn container(&self, stats: &cri::ContainerStats, container: &cri::Container, logs: Option<&Path>) -> ContainerStats {
+    fn container(
+        &self,
+        stats: &cri::ContainerStats,
+        container: &cri::Container,
+        pod: Option<&Group>,
+        logs: Option<&Path>,
+    ) -> ContainerStats {
+        let group = pod.and_then(|pod| pod.of_container(&container.id));
+        let pressure = |of: &str| group.as_ref().and_then(|group| group.pressure(of));
         let name = container.labels.get(CONTAINER_NAME).cloned().unwrap_or_default();
         let time = |nanos: i64| Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(self.now).to_string();
         let value = |v: &Option<cri::UInt64Value>| v.as_ref().map(|v| v.value);
@@ -268,7 +291,7 @@ impl Reader<'_> {
         let cpu = stats.cpu.as_ref().map(|cpu| {
             let total = value(&cpu.usage_core_nano_seconds).unwrap_or(0);
             let metered = self.node.vitals.meter.cpu(&container.id, total, at(cpu.timestamp));
-            Cpu { usage_nano_cores: value(&cpu.usage_nano_cores).or(metered.usage_nano_cores), ..metered }
+            Cpu { usage_nano_cores: value(&cpu.usage_nano_cores).or(metered.usage_nano_cores), psi: pressure("cpu"), ..metered }
         });
         let memory = stats.memory.as_ref().map(|memory| Memory {
             time: time(memory.timestamp),
@@ -278,11 +301,19 @@ impl Reader<'_> {
             rss_bytes: known(&memory.rss_bytes),
             page_faults: value(&memory.page_faults),
             major_page_faults: value(&memory.major_page_faults),
+            psi: pressure("memory"),
+        });
+        let swap = stats.swap.as_ref().map(|swap| Swap {
+            time: time(swap.timestamp),
+            swap_available_bytes: value(&swap.swap_available_bytes),
+            swap_usage_bytes: value(&swap.swap_usage_bytes),
         });
         let mut out = ContainerStats {
             start_time: time(container.created_at),
             cpu,
             memory,
+            io: group.as_ref().and_then(|group| self.io(group)),
+            swap,
             id: container.id.clone(),
             image: container
                 .image
@@ -343,8 +374,21 @@ fn told_fs(told: &[VolumeUsage], time: String) -> Fs {
     }
 }
 
+/// What all containers of a pod use of the swap, where the runtime tells.
+fn total_swap(containers: &[ContainerStats]) -> Option<Swap> {
+    let told = containers.iter().filter_map(|container| container.swap.as_ref());
+    told.cloned().reduce(|sum, one| {
+        let add = |a: Option<u64>, b: Option<u64>| Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0)));
+        Swap {
+            time: sum.time.max(one.time),
+            swap_available_bytes: add(sum.swap_available_bytes, one.swap_available_bytes),
+            swap_usage_bytes: add(sum.swap_usage_bytes, one.swap_usage_bytes),
+        }
+    })
+}
+
 /// The cgroup this process is in, if that is not the machine's own.
-fn own_group(text: &str) -> Option<&str> {
+pub fn own_group(text: &str) -> Option<&str> {
     let line = text.lines().find(|l| l.starts_with("0::") || l.split(':').nth(1).is_some_and(|c| c.split(',').any(|c| c == "memory")))?;
     line.splitn(3, ':').nth(2).filter(|path| *path != "/")
 }

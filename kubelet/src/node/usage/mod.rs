@@ -5,4 +5,5 @@ pub mod cgroup;
 pub mod collect;
 pub mod disk;
 pub mod network;
+pub mod pressure;
 pub mod summary;

@@ -3,6 +3,7 @@
 //!
 //! Times are RFC 3339, amounts bytes, CPU time nanoseconds. What could not be found out is left out.
 
+use super::pressure::Psi;
 use serde::Serialize;
 
 /// All of it.
@@ -23,6 +24,7 @@ pub struct NodeStats {
     pub start_time: String,
     pub cpu: Option<Cpu>,
     pub memory: Option<Memory>,
+    pub io: Option<Io>,
     pub network: Option<Network>,
     pub fs: Option<Fs>,
     pub runtime: Option<RuntimeStats>,
@@ -56,6 +58,7 @@ pub struct Cpu {
     pub time: String,
     pub usage_nano_cores: Option<u64>,
     pub usage_core_nano_seconds: Option<u64>,
+    pub psi: Option<Psi>,
 }
 
 /// Memory.
@@ -70,6 +73,15 @@ pub struct Memory {
     pub rss_bytes: Option<u64>,
     pub page_faults: Option<u64>,
     pub major_page_faults: Option<u64>,
+    pub psi: Option<Psi>,
+}
+
+/// The disk: how long was waited for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[allow(missing_docs)]
+pub struct Io {
+    pub time: String,
+    pub psi: Option<Psi>,
 }
 
 /// Swap.
@@ -136,6 +148,8 @@ pub struct PodStats {
     pub containers: Vec<ContainerStats>,
     pub cpu: Option<Cpu>,
     pub memory: Option<Memory>,
+    pub io: Option<Io>,
+    pub swap: Option<Swap>,
     pub network: Option<Network>,
     #[serde(rename = "volume", skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeStats>,
@@ -170,6 +184,8 @@ pub struct ContainerStats {
     pub start_time: String,
     pub cpu: Option<Cpu>,
     pub memory: Option<Memory>,
+    pub io: Option<Io>,
+    pub swap: Option<Swap>,
     pub rootfs: Option<Fs>,
     pub logs: Option<Fs>,
     /// The runtime's id, for metrics that carry it.
