@@ -11,6 +11,7 @@ pub mod decode;
 pub mod device_claims;
 pub mod diff;
 pub mod duration;
+pub mod features;
 pub mod field;
 pub mod generate_name;
 pub mod go_regex;

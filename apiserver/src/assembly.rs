@@ -105,7 +105,12 @@ impl Builder {
         let services = Services::new(&options.service_cluster_ip_range, options.node_ports()?)?;
         let rows = api::resources::all().to_vec();
         let event_ttl = Duration::from_secs(options.event_ttl_seconds);
-        let registry = Registry::start(store.clone(), &options.etcd_prefix, rows, services, event_ttl).await.map_err(|e| anyhow!(e))?;
+        let gates = api::features::Gates::parse(&options.feature_gates).map_err(|e| anyhow!("--feature-gates: {e}"))?;
+        for gate in gates.unknown() {
+            tracing::warn!(gate, "nothing here is behind this feature gate");
+        }
+        let registry =
+            Registry::start(store.clone(), &options.etcd_prefix, rows, services, gates, event_ttl).await.map_err(|e| anyhow!(e))?;
         let objects: Arc<dyn Objects> = registry.clone();
 
         let caller = Arc::new(Caller::new(objects.clone()));

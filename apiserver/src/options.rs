@@ -145,6 +145,9 @@ pub struct Options {
     /// How many audit logs that were turned over are kept; 0 keeps all
     #[arg(long, default_value_t = 0)]
     pub audit_log_maxbackup: usize,
+    /// Features to turn on or off: name=true or name=false
+    #[arg(long, value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
     /// How much to log: 0 to 2 is informational, 4 debug, 6 and above everything
     #[arg(long, short, default_value_t = 0)]
     pub v: u8,

@@ -59,6 +59,7 @@ impl Registry {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let sent = metadata::take_managed_fields(&mut object);
+        self.gates.drop_disabled(&row.group, &row.plural, &mut object, None);
         let empty = metadata::empty_lists(&object);
         let mut typed = endpoint.typed(object)?;
         typed.set_defaults();

@@ -27,6 +27,7 @@ use crate::cache::{Attributes, CacheError, Caches, Describe, ResourceSpec};
 use crate::notes::Notes;
 use crate::store::{LeaseId, Revision, Store, StoreError};
 use api::decode::body::FieldValidation;
+use api::features::Gates;
 use api::resource::{SelectableField, Verb};
 use api::{Resource, StatusError, status::Result};
 use arc_swap::ArcSwap;
@@ -97,6 +98,8 @@ pub struct Registry {
     root: String,
     admission: OnceLock<Vec<Arc<dyn Admission>>>,
     services: crate::services::Services,
+    /// Which features are on.
+    gates: Gates,
     event_ttl: Duration,
     event_lease: Mutex<Option<(Instant, LeaseId)>>,
 }
@@ -123,6 +126,7 @@ impl Registry {
         root: &str,
         rows: Vec<Arc<Resource>>,
         services: crate::services::Services,
+        gates: Gates,
         event_ttl: Duration,
     ) -> Result<Arc<Self>> {
         let stored = |r: &&Arc<Resource>| r.verbs.contains(&Verb::Watch);
@@ -150,6 +154,7 @@ impl Registry {
             root: root.to_owned(),
             admission: OnceLock::new(),
             services,
+            gates,
             event_ttl,
             event_lease: Mutex::new(None),
         }))

@@ -135,6 +135,7 @@ impl Registry {
             return Err(uid_conflict(write, &current, &uid));
         }
         view.restrict(row, &mut value, &current.value);
+        self.gates.drop_disabled(&row.group, &row.plural, &mut value, Some(&current.value));
         let mut typed = endpoint.typed(value)?;
         typed.set_defaults();
         let managed = match applied {
