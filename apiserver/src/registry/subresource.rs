@@ -165,14 +165,16 @@ fn copy(whole: &mut Value, new: &Value, path: &[&str]) {
     set(at, last, value);
 }
 
-/// Takes the resources of the containers that are in both lists.
+/// Takes what the containers are to get. Where the new list has others, or in another order, it is taken as it is, for validation to refuse.
 fn resize(old: &mut Value, new: &Value) {
-    for container in old.as_array_mut().into_iter().flatten() {
-        let wanted = new.as_array().into_iter().flatten().find(|c| c.get("name") == container.get("name"));
-        if let Some(wanted) = wanted {
-            for field in ["resources", "resizePolicy"] {
-                set(container, field, wanted.get(field).cloned());
-            }
+    let names = |list: &Value| list.as_array().into_iter().flatten().map(|c| c.get("name").cloned()).collect::<Vec<_>>();
+    if names(old) != names(new) {
+        *old = new.clone();
+        return;
+    }
+    for (container, wanted) in old.as_array_mut().into_iter().flatten().zip(new.as_array().into_iter().flatten()) {
+        for field in ["resources", "resizePolicy"] {
+            set(container, field, wanted.get(field).cloned());
         }
     }
 }
@@ -232,6 +234,16 @@ mod tests {
         for (group, plural, _) in KEPT_BY_STATUS {
             let row = api::resources::find(group, "v1", plural).unwrap_or_else(|| panic!("no {plural}"));
             assert!(row.has_status(), "{plural}");
+        }
+    }
+
+    #[test]
+    fn a_resize_that_names_other_containers_goes_to_validation_as_it_is() {
+        let list = |names: &[&str]| names.iter().map(|n| json!({"name": n, "image": n})).collect::<Value>();
+        for (new, want) in [(list(&["a", "b"]), list(&["a", "b"])), (list(&["b", "a"]), list(&["b", "a"])), (list(&["a"]), list(&["a"]))] {
+            let mut old = list(&["a", "b"]);
+            resize(&mut old, &new);
+            assert_eq!(old, want);
         }
     }
 }

@@ -9,11 +9,12 @@ use super::{
     actions::{Kill, KillReason, Plan, Role},
     observed::Observed,
     restart::is_sidecar,
+    status::told_resources,
 };
 use crate::node::admission::{Shortage, Unfit};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, PodCondition, PodSpec, ResourceRequirements},
+    api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus, ResourceRequirements},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use serde::Serialize;
@@ -105,6 +106,11 @@ fn wanted_whole(pod: &Pod) -> Option<&ResourceRequirements> {
     pod.spec.as_ref()?.resources.as_ref()
 }
 
+/// The runtime's id in the one that a status tells, which says the runtime before it.
+fn bare_id(told: &str) -> &str {
+    told.rsplit('/').next().unwrap_or(told)
+}
+
 /// Requests and limits, without what is empty.
 fn plain(set: Option<&ResourceRequirements>) -> ResourceRequirements {
     let kept = |list: Option<&BTreeMap<_, _>>| list.filter(|l: &&BTreeMap<_, _>| !l.is_empty()).cloned();
@@ -129,7 +135,7 @@ impl Resize {
                 None => plain(container.resources.as_ref()),
             };
             if let Some(id) = told.and_then(|s| s.container_id.as_deref()) {
-                resize.applied.insert(id.rsplit('/').next().unwrap_or(id).to_owned(), given.clone());
+                resize.applied.insert(bare_id(id).to_owned(), given.clone());
             }
             resize.allocated.insert(container.name.clone(), given);
         }
@@ -280,6 +286,17 @@ impl Resize {
         self.in_progress = unapplied;
     }
 
+    /// Has the status say of running containers what they have, where that is not what they were given.
+    pub fn tell(&self, status: &mut PodStatus) {
+        let lists = [&mut status.container_statuses, &mut status.init_container_statuses];
+        for told in lists.into_iter().flatten().flatten() {
+            let id = told.container_id.as_deref().filter(|_| told.state.as_ref().is_some_and(|s| s.running.is_some())).map(bare_id);
+            if let Some(applied) = id.and_then(|id| self.applied.get(id)) {
+                told.resources = Some(told_resources(Some(applied)));
+            }
+        }
+    }
+
     /// The conditions. Those that stay keep their times.
     pub fn conditions(&self, pod: &Pod, observed: &Observed, before: &[PodCondition], now: Timestamp) -> Vec<PodCondition> {
         let pending = self.pending.as_ref().map(|(reason, message)| (PENDING, Some(*reason), Some(message.clone())));
@@ -409,6 +426,14 @@ mod tests {
         };
         let mut resize = Resize::of(&with("64Mi"));
         resize.due(&with("64Mi"), &running());
+        resize.allocate(&with("32Mi"), |_| Ok(()));
+        let state = json!({"running": {"startedAt": null}});
+        let told = json!({"name": "c", "containerID": "containerd://i", "state": state, "image": "", "imageID": "", "ready": true, "restartCount": 0});
+        let mut status: PodStatus = serde_json::from_value(json!({"containerStatuses": [told]})).expect("a status");
+        resize.tell(&mut status);
+        let resources = status.container_statuses.map(|s| s[0].resources.clone());
+        let has = json!({"limits": {"memory": "64Mi"}, "requests": {"memory": "64Mi"}});
+        assert_eq!(serde_json::to_value(resources).expect("JSON"), has, "what it has until it is given less");
         for (memory, usage, want) in [
             ("32Mi", Some(16 << 20), None),
             ("32Mi", None, None),

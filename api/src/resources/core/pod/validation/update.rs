@@ -5,12 +5,10 @@ use crate::diff;
 use crate::field::{ErrorList, Path};
 use crate::internal_text;
 use crate::resources::core::pod::qos;
-use crate::resources::core::resource_name::parse;
 use crate::resources::defaulting::{items, str};
 use crate::validation::{IMMUTABLE, invalid, labels, names, numbers};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerResizePolicy, ContainerStatus, NodeSelectorTerm, Pod, PodSchedulingGate, PodSpec, PodStatus, ResourceRequirements,
-    Toleration,
+    Container, ContainerStatus, NodeSelectorTerm, Pod, PodSchedulingGate, PodSpec, PodStatus, ResourceRequirements, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::{BTreeMap, HashSet};
@@ -326,13 +324,17 @@ pub fn resize(errors: &mut ErrorList, pod: &Pod, old_pod: &Pod) {
         ("initContainers", items(&new.init_containers), items(&old.init_containers)),
         ("containers", new.containers.as_slice(), old.containers.as_slice()),
     ];
+    let same = lists.map(|(field, new, old)| same_places(errors, &path, field, new, old));
+    if same.contains(&false) {
+        return; // All else goes by the containers' places.
+    }
     for (field, new, old) in lists {
         for (i, (new, old)) in new.iter().zip(old).enumerate() {
             if field == "initContainers" && old.restart_policy.as_deref() != Some("Always") {
                 continue;
             }
             let (to, from) = (new.resources.as_ref().unwrap_or(&none), old.resources.as_ref().unwrap_or(&none));
-            container_resize(errors, &path.child(field).index(i).child("resources"), to, from, items(&new.resize_policy));
+            container_resize(errors, &path.child(field).index(i).child("resources"), to, from);
         }
     }
     let mut rest = new.clone();
@@ -380,13 +382,21 @@ fn set_back(new: &mut Container, old: &Container) {
     list(&mut resources.limits, &before.limits);
 }
 
-fn container_resize(
-    errors: &mut ErrorList,
-    path: &Path,
-    new: &ResourceRequirements,
-    old: &ResourceRequirements,
-    policies: &[ContainerResizePolicy],
-) {
+/// Whether a resize names the containers that there are, in their order.
+fn same_places(errors: &mut ErrorList, spec: &Path, field: &str, new: &[Container], old: &[Container]) -> bool {
+    if new.len() != old.len() {
+        errors.forbidden(&spec.child(field), &format!("{field} may not be added or removed on resize"));
+        return false;
+    }
+    let mut same = true;
+    for (i, _) in new.iter().zip(old).enumerate().filter(|(_, (new, old))| new.name != old.name) {
+        errors.forbidden(&spec.child(field).index(i).child("name"), &format!("{field} may not be renamed or reordered on resize"));
+        same = false;
+    }
+    same
+}
+
+fn container_resize(errors: &mut ErrorList, path: &Path, new: &ResourceRequirements, old: &ResourceRequirements) {
     let removed =
         |new: &Option<List>, old: &Option<List>| old.iter().flatten().any(|(name, _)| !new.as_ref().is_some_and(|n| n.contains_key(name)));
     if removed(&new.requests, &old.requests) {
@@ -395,10 +405,58 @@ fn container_resize(
     if removed(&new.limits, &old.limits) {
         errors.forbidden(&path.child("limits"), "resource limits cannot be removed");
     }
-    let memory = |r: &ResourceRequirements| r.limits.as_ref().and_then(|l| l.get("memory")).map(parse);
-    let restarts = policies.iter().any(|p| p.resource_name == "memory" && p.restart_policy == "RestartContainer");
-    if memory(new).is_some() && memory(old).is_none() && !restarts {
-        let why = "memory limits cannot be added unless resizePolicy is RestartContainer";
-        errors.forbidden(&path.child("limits").key("memory"), why);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+    use serde_json::{Value, json};
+
+    fn pod(containers: Value) -> Pod {
+        let containers: Vec<Value> = containers
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|c| json!({"name": c[0], "image": "i", "resources": c[1], "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}]}))
+            .collect();
+        let pod =
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "resourceVersion": "1"}, "spec": {"containers": containers}});
+        let mut pod: Pod = serde_json::from_value(pod).expect("a pod");
+        pod.set_defaults();
+        pod
+    }
+
+    #[test]
+    fn what_a_resize_may_change() {
+        let memory = |amount: &str| json!({"requests": {"memory": amount}});
+        let limited = json!({"requests": {"memory": "1Mi"}, "limits": {"memory": "2Mi"}});
+        let places =
+            |field: &str| format!("spec.containers[{field}].name: Forbidden: containers may not be renamed or reordered on resize");
+        for (old, new, want) in [
+            (json!([["a", memory("1Mi")]]), json!([["a", memory("2Mi")]]), vec![]),
+            (json!([["a", memory("1Mi")]]), json!([["a", limited]]), vec![]),
+            (
+                json!([["a", limited]]),
+                json!([["a", memory("1Mi")]]),
+                vec!["spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed".into()],
+            ),
+            (
+                json!([["a", memory("1Mi")], ["b", memory("1Mi")]]),
+                json!([["b", memory("1Mi")], ["a", memory("1Mi")]]),
+                vec![places("0"), places("1")],
+            ),
+            (json!([["a", memory("1Mi")]]), json!([["c", memory("1Mi")]]), vec![places("0")]),
+            (
+                json!([["a", memory("1Mi")]]),
+                json!([["a", memory("1Mi")], ["b", memory("1Mi")]]),
+                vec!["spec.containers: Forbidden: containers may not be added or removed on resize".into()],
+            ),
+        ] {
+            let mut errors = ErrorList::new();
+            resize(&mut errors, &pod(new.clone()), &pod(old));
+            let got: Vec<String> = errors.0.iter().map(|e| format!("{}: {}", e.path, e.message)).collect();
+            assert_eq!(got, want, "{new}");
+        }
     }
 }
