@@ -52,9 +52,13 @@ pub fn hostname(pod: &Pod, node: &str) -> String {
     cut.to_owned()
 }
 
-/// The pod's fully qualified name, if it has a subdomain.
+/// The pod's fully qualified name, if it has a subdomain and no name of its own choice.
 pub fn domain(pod: &Pod, node: &str, cluster_domain: &str) -> Option<String> {
-    let subdomain = pod.spec.as_ref()?.subdomain.as_deref().filter(|s| !s.is_empty())?;
+    let spec = pod.spec.as_ref()?;
+    if spec.hostname_override.as_deref().is_some_and(|n| !n.is_empty()) {
+        return None;
+    }
+    let subdomain = spec.subdomain.as_deref().filter(|s| !s.is_empty())?;
     Some(format!("{}.{subdomain}.{}.svc.{cluster_domain}", hostname(pod, node), super::identity::namespace(pod)))
 }
 
