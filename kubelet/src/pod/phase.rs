@@ -88,8 +88,10 @@ fn restarts_with_all(status: &ContainerStatus) -> bool {
 pub fn phase(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], terminal: bool) -> &'static str {
     let none = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&none);
-    let init = init_progress(pod, spec, init);
     let mut counts = Counts::default();
+    let sidecars = spec.init_containers.iter().flatten().filter(|c| is_sidecar(c));
+    counts.running += sidecars.filter(|c| find(init, &c.name).is_some_and(is_running)).count();
+    let init = init_progress(pod, spec, init);
     for container in &spec.containers {
         match find(apps, &container.name) {
             Some(status) if is_running(status) => counts.running += 1,
@@ -105,7 +107,8 @@ pub fn phase(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], term
             None => counts.unknown += 1,
         }
     }
-    if init.for_good {
+    // Nothing is over while a sidecar still runs.
+    if init.for_good && counts.running == 0 {
         return "Failed";
     }
     if terminal && counts.running == 0 && counts.waiting == 0 && counts.unknown == 0 && !init.failed && !init.pending {
@@ -331,15 +334,19 @@ mod tests {
             ("Never", &[("i", "2")], &[("a", "waiting")], false, "Failed"),
             ("Always", &[("no", "2")], &[("a", "waiting")], false, "Failed"),
             ("Never", &[("tries", "2")], &[("a", "waiting")], false, "Pending"),
+            ("Never", &[("side", "running")], &[("a", "0")], false, "Running"),
+            ("Never", &[("side", "3")], &[("a", "0")], false, "Succeeded"),
+            ("Never", &[("side", "running"), ("i", "2")], &[("a", "waiting")], false, "Pending"),
             ("Always", &[], &[("a", "0")], true, "Succeeded"),
             ("Always", &[], &[("a", "137")], true, "Failed"),
             ("Always", &[], &[("a", "waiting")], true, "Failed"),
         ];
         for (policy, init, apps, terminal, want) in cases {
-            // Two have a policy of their own, whatever the pod's is.
+            // Some have a policy of their own, whatever the pod's is.
             let own = |name: &str| match name {
                 "no" => json!("Never"),
                 "tries" => json!("OnFailure"),
+                "side" => json!("Always"),
                 _ => json!(null),
             };
             let names = |list: &[(&str, &str)]| list.iter().map(|(n, _)| json!({"name": n, "restartPolicy": own(n)})).collect::<Vec<_>>();

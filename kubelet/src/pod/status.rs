@@ -150,7 +150,7 @@ fn pod_requests(spec: &PodSpec) -> BTreeMap<String, Quantity> {
     let mut out = BTreeMap::new();
     for name in ["cpu", "memory", "ephemeral-storage"] {
         let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        let mut requesting = containers.filter_map(|c| requests_of(c).get(name).cloned());
+        let mut requesting = containers.filter_map(|c| requests_of(c.resources.as_ref()).get(name).cloned());
         let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref()).and_then(|r| r.get(name));
         let overhead = spec.overhead.as_ref().is_some_and(|o| o.contains_key(name));
         // A request that stands alone is repeated as it was written; a sum is written plainly.
@@ -176,8 +176,7 @@ fn written(name: &str, milli: i64) -> Quantity {
     Quantity(amount.to_string())
 }
 
-fn requests_of(container: &Container) -> BTreeMap<String, Quantity> {
-    let set = container.resources.as_ref();
+fn requests_of(set: Option<&ResourceRequirements>) -> BTreeMap<String, Quantity> {
     let mut requests = set.and_then(|r| r.requests.clone()).unwrap_or_default();
     for (name, limit) in set.and_then(|r| r.limits.as_ref()).into_iter().flatten() {
         requests.entry(name.clone()).or_insert_with(|| limit.clone());
@@ -194,8 +193,8 @@ fn container_status(input: &StatusInput<'_>, container: &Container, init: bool, 
     if let (None, Some(before)) = (last, told(input.before, name).filter(|before| is_restarting_all(before.last_state.as_ref()))) {
         status.last_state = before.last_state.clone();
     }
-    status.resources = Some(actual_resources(container));
-    let requests = requests_of(container);
+    status.resources = Some(told_resources(container.resources.as_ref()));
+    let requests = requests_of(container.resources.as_ref());
     status.allocated_resources = (!requests.is_empty()).then_some(requests);
     status.volume_mounts = mount_statuses(container.volume_mounts.as_deref(), Some(latest));
     let exit = status.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
@@ -361,9 +360,10 @@ fn from_instance(latest: &Instance, last: Option<&Instance>) -> ContainerStatus 
     }
 }
 
-fn actual_resources(container: &Container) -> ResourceRequirements {
-    let requests = requests_of(container);
-    let limits = container.resources.as_ref().and_then(|r| r.limits.clone());
+/// What a container's status says of the resources that it has.
+pub fn told_resources(set: Option<&ResourceRequirements>) -> ResourceRequirements {
+    let requests = requests_of(set);
+    let limits = set.and_then(|r| r.limits.clone());
     ResourceRequirements { limits, requests: (!requests.is_empty()).then_some(requests), ..Default::default() }
 }
 

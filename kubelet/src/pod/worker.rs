@@ -35,7 +35,7 @@ use k8s_openapi::{
     api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -591,15 +591,39 @@ impl Worker {
         self.report(pod, false);
         let mut grace = update.grace();
         let mut newest = updates.clone();
-        loop {
+        let (node, waker) = (self.node.clone(), self.waker.clone());
+        'ending: loop {
             let current = grace;
-            let shorter = newest.wait_for(|u| u.grace().is_some_and(|new| current.is_none_or(|old| new < old)));
+            let mut shorter = pin!(async {
+                let change = newest.wait_for(|u| u.grace().is_some_and(|new| current.is_none_or(|old| new < old)));
+                match change.await.map(|update| update.grace()) {
+                    Ok(grace) => grace,
+                    Err(_) => std::future::pending().await, // Nobody is left to change his mind.
+                }
+            });
             // A pod that was given its grace period with the deletion has it in its metadata; only a failure's own or a change of mind overrides it.
             let own = update.failure.as_ref().is_none_or(|f| f.grace.is_none());
             let over = if own && grace == update.grace() { None } else { grace };
-            tokio::select! {
-                killed = kill::kill_pod(&self.node, pod, &self.observed, over) => { killed?; break; }
-                Ok(change) = shorter => grace = change.grace(),
+            let observed = self.observed.clone();
+            let mut killed = pin!(kill::kill_pod(&node, pod, &observed, over));
+            loop {
+                tokio::select! {
+                    killed = &mut killed => {
+                        killed?;
+                        break 'ending;
+                    }
+                    new = &mut shorter => {
+                        grace = new;
+                        break;
+                    }
+                    // Who has ended, and what readiness probes find, is told while others still run.
+                    () = waker.notified() => if let Ok(observed) = self.observe().await {
+                        self.saw(observed);
+                        if self.observed.any_running() {
+                            self.report(pod, false);
+                        }
+                    },
+                }
             }
         }
         let observed = self.observe().await?;
@@ -692,6 +716,7 @@ impl Worker {
             failure: self.failure.as_ref(),
             now,
         });
+        self.resize.tell(&mut self.status);
         let conditions = self.status.conditions.get_or_insert_default();
         conditions.extend(resizes);
         if let Some(condition) = self.failure.as_ref().and_then(|f| f.condition.clone()) {

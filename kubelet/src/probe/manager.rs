@@ -7,7 +7,6 @@ use super::{
 };
 use crate::{node::Node, pod::observed::Observed, pod::restart::is_sidecar, recorder::About};
 use k8s_openapi::api::core::v1::{Container, Pod, Probe};
-use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{Notify, watch},
@@ -21,7 +20,7 @@ const DEFAULT_PERIOD: i32 = 10;
 /// The probes of one pod.
 pub struct Probes {
     node: Arc<Node>,
-    outcomes: Arc<Mutex<Outcomes>>,
+    outcomes: Arc<watch::Sender<Outcomes>>,
     observed: watch::Sender<Arc<Observed>>,
     waker: Arc<Notify>,
     tasks: HashMap<(String, ProbeKind), JoinHandle<()>>,
@@ -38,13 +37,13 @@ impl Probes {
     /// a kubelet that starts makes nothing unready.
     pub fn new(node: Arc<Node>, pod: &Pod, waker: Arc<Notify>) -> Self {
         let (observed, _) = watch::channel(Arc::default());
-        let outcomes = Arc::new(Mutex::new(known(pod)));
+        let outcomes = Arc::new(watch::Sender::new(known(pod)));
         Probes { node, outcomes, observed, waker, tasks: HashMap::new() }
     }
 
     /// What was found so far.
     pub fn outcomes(&self) -> Outcomes {
-        self.outcomes.lock().clone()
+        self.outcomes.borrow().clone()
     }
 
     /// Tells the tasks what runs now.
@@ -117,6 +116,15 @@ fn known(pod: &Pod) -> Outcomes {
     outcomes
 }
 
+fn has_started(outcomes: &Outcomes, container: &str, id: &str) -> bool {
+    outcomes.of(container, ProbeKind::Startup, id) == Some(Outcome::Success)
+}
+
+/// The running instance of a container.
+fn running_id(observed: &Observed, container: &str) -> Option<String> {
+    observed.latest(container).filter(|i| i.running()).map(|i| i.status.id.clone())
+}
+
 struct Task {
     node: Arc<Node>,
     about: About,
@@ -124,7 +132,7 @@ struct Task {
     probe: Probe,
     kind: ProbeKind,
     host_network: bool,
-    outcomes: Arc<Mutex<Outcomes>>,
+    outcomes: Arc<watch::Sender<Outcomes>>,
     observed: watch::Receiver<Arc<Observed>>,
     waker: Arc<Notify>,
 }
@@ -170,6 +178,11 @@ impl Task {
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             }
             ticks.tick().await;
+            if self.kind == ProbeKind::Readiness && !self.gate(&id) {
+                // What has started is ready at once if it is, and not only at the probe's next turn.
+                self.start(&id).await;
+                ticks.reset();
+            }
             if streak.held || !self.gate(&id) {
                 continue;
             }
@@ -192,8 +205,7 @@ impl Task {
     }
 
     fn current(&self) -> Option<String> {
-        let observed = self.observed.borrow();
-        observed.latest(&self.container.name).filter(|i| i.running()).map(|i| i.status.id.clone())
+        running_id(&self.observed.borrow(), &self.container.name)
     }
 
     /// A new instance counts as alive, not ready, and not started until the probes say otherwise.
@@ -203,18 +215,24 @@ impl Task {
             ProbeKind::Readiness => Outcome::Failure,
             ProbeKind::Startup => Outcome::Unknown,
         };
-        let mut outcomes = self.outcomes.lock();
-        if outcomes.of(&self.container.name, self.kind, id).is_none() {
-            outcomes.set(&self.container.name, self.kind, id, outcome);
-        }
+        let name = &self.container.name;
+        self.outcomes.send_if_modified(|known| known.of(name, self.kind, id).is_none() && known.set(name, self.kind, id, outcome));
     }
 
     /// Whether this probe's turn has come: the startup probe until it succeeded, the others after it.
     fn gate(&self, id: &str) -> bool {
-        let outcomes = self.outcomes.lock();
-        let started =
-            self.container.startup_probe.is_none() || outcomes.of(&self.container.name, ProbeKind::Startup, id) == Some(Outcome::Success);
+        let started = self.container.startup_probe.is_none() || has_started(&self.outcomes.borrow(), &self.container.name, id);
         started != (self.kind == ProbeKind::Startup)
+    }
+
+    /// Waits until the startup probe of this instance has succeeded, or it does not run any more.
+    async fn start(&self, id: &str) {
+        let name = &self.container.name;
+        let (mut outcomes, mut observed) = (self.outcomes.subscribe(), self.observed.clone());
+        tokio::select! {
+            _ = outcomes.wait_for(|known| has_started(known, name, id)) => {}
+            _ = observed.wait_for(|o| running_id(o, name).as_deref() != Some(id)) => {}
+        }
     }
 
     async fn ask(&self, id: &str, streak: &mut Streak) {
@@ -241,7 +259,7 @@ impl Task {
         let Some(outcome) = streak.count(!matches!(finding, Finding::Failure(_)), &self.probe) else { return };
         // A container that is to be killed is not asked again, and one that has started needs no startup probe.
         streak.held = self.kind == ProbeKind::Liveness && outcome == Outcome::Failure || self.kind == ProbeKind::Startup;
-        if self.outcomes.lock().set(&self.container.name, self.kind, id, outcome) {
+        if self.outcomes.send_if_modified(|known| known.set(&self.container.name, self.kind, id, outcome)) {
             self.waker.notify_one();
         }
     }

@@ -80,9 +80,11 @@ async fn sidecars_start_in_order_stay_and_end_last() {
 async fn sidecars_end_with_the_last_container() {
     let world = World::new(with_init(json!([{"name": "s", "image": "i:1", "restartPolicy": "Always"}]), "Never"));
     world.runtime.process("c", Process::ending(5, 0));
+    world.runtime.process("s", Process::slow(3));
     world.apply();
     world.until("Succeeded", |s| s.phase.as_deref() == Some("Succeeded")).await;
     assert_eq!(world.told_of(&["term"]), ["term s"]);
+    assert_eq!(state(&world.status(), "s"), "exit 0", "the pod has not succeeded while the sidecar still runs");
 }
 
 /// The hooks of sidecars run as soon as the pod is to end; their signals wait for their turn, and no longer than the grace period.

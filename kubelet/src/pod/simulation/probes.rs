@@ -29,6 +29,20 @@ async fn the_startup_probe_holds_the_others_back() {
     assert_eq!(world.when("exec c started").len(), asked, "it is not asked again");
 }
 
+/// Proves PRB-05: what has started is asked at once whether it is ready, however long the readiness probe's period is.
+#[tokio::test(start_paused = true)]
+async fn what_has_started_is_ready_at_once() {
+    let world = World::new(one(json!({
+        "startupProbe": {"exec": {"command": ["started"]}, "periodSeconds": 5, "failureThreshold": 100},
+        "readinessProbe": {"exec": {"command": ["ready"]}, "periodSeconds": 600}})));
+    world.runtime.command("started", failing());
+    world.apply();
+    world.pass(22).await;
+    world.runtime.command("started", Command::default());
+    let at = world.until("ready", |s| ready(s, "c")).await;
+    assert_eq!((at, world.when("exec c ready")), (25, vec![25]));
+}
+
 /// Proves PRB-05: its failure kills the container, with the probe's own grace period.
 #[tokio::test(start_paused = true)]
 async fn a_failed_startup_probe_kills() {
@@ -88,6 +102,22 @@ async fn a_command_that_takes_too_long_has_failed() {
     assert!(!ready(&world.status(), "c"));
     let events = world.events();
     assert!(events.iter().any(|e| e.starts_with("Unhealthy Readiness probe failed: command timed out:")), "{events:#?}");
+}
+
+/// Proves TRM-01 and PRB-04: of a pod that ends, what has ended and what is not ready any more is told while the rest goes on ending.
+#[tokio::test(start_paused = true)]
+async fn readiness_is_told_of_a_pod_that_ends() {
+    let probe = json!({"exec": {"command": ["ready"]}, "periodSeconds": 1, "failureThreshold": 1});
+    let containers = json!([{"name": "c", "image": "i:1", "readinessProbe": probe}, {"name": "quick", "image": "i:1"}]);
+    let mut world = World::new(json!({"containers": containers, "restartPolicy": "Always"}));
+    world.runtime.process("c", Process::deaf());
+    world.apply();
+    world.until("ready", |s| ready(s, "c") && ready(s, "quick")).await;
+    world.delete(30);
+    world.until("one left", |s| ready(s, "c") && !ready(s, "quick")).await;
+    world.runtime.command("ready", failing());
+    world.until("none left", |s| !ready(s, "c") && state(s, "c") == "running").await;
+    world.until_gone().await;
 }
 
 /// Proves TRM-01: a pod that ends is not restarted by its probes, and is not ready at once.
