@@ -89,12 +89,21 @@ pub struct Lookup {
     secrets: Watches<Secret>,
     tokens: Mutex<HashMap<(String, String, i64), Token>>,
     wakers: Arc<Mutex<HashMap<String, Arc<Notify>>>>,
+    /// The pods that have volumes which are for one pod.
+    occupied: Mutex<HashMap<String, String>>,
 }
 
 impl Lookup {
     /// `client` is absent when there is no API server.
     pub fn new(client: Option<Client>) -> Self {
-        Lookup { client, config_maps: Mutex::default(), secrets: Mutex::default(), tokens: Mutex::default(), wakers: Arc::default() }
+        Lookup {
+            client,
+            config_maps: Mutex::default(),
+            secrets: Mutex::default(),
+            tokens: Mutex::default(),
+            wakers: Arc::default(),
+            occupied: Mutex::default(),
+        }
     }
 
     /// Has `waker` notified when something that this pod looked up changes.
@@ -113,6 +122,16 @@ impl Lookup {
         release(&self.config_maps, uid);
         release(&self.secrets, uid);
         self.tokens.lock().retain(|(pod, _, _), _| pod != uid);
+    }
+
+    /// A pod's volumes are taken down: who else wants one may have it.
+    pub fn vacate(&self, uid: &str) {
+        self.occupied.lock().retain(|_, pod| pod != uid);
+    }
+
+    /// Takes a volume that is for one pod until it is taken down; `false` if another has it.
+    pub fn occupy(&self, volume: &str, uid: &str) -> bool {
+        *self.occupied.lock().entry(volume.to_owned()).or_insert_with(|| uid.to_owned()) == uid
     }
 
     /// A config map of the pod's namespace.

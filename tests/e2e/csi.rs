@@ -6,6 +6,7 @@ use skiff_testing::{
     eventually,
 };
 use std::path::{Path, PathBuf};
+use tonic::Status;
 
 /// A driver beside the cluster's kubelet, named after the test's namespace. It goes with all that it keeps.
 struct Driver {
@@ -91,12 +92,17 @@ fn node(k: &Kubectl<'_>) -> String {
     k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"])
 }
 
-/// Says that whatever is to be attached of the test's volume is, as a driver's attacher does. Answers its attachment's name.
-fn attach(k: &Kubectl<'_>) -> String {
+/// The name of the attachment of the test's volume, waited for.
+fn attachment(k: &Kubectl<'_>) -> String {
     let path = format!("{{.items[?(@.spec.source.persistentVolumeName==\"{}\")].metadata.name}}", k.namespace);
     let find = || k.ok(&["get", "volumeattachments", "-o", &format!("jsonpath={path}")]);
     eventually("the volume is to be attached", 60, || !find().is_empty());
-    let name = find();
+    find()
+}
+
+/// Says that whatever is to be attached of the test's volume is, as a driver's attacher does. Answers its attachment's name.
+fn attach(k: &Kubectl<'_>) -> String {
+    let name = attachment(k);
     let status = r#"{"status": {"attached": true, "attachmentMetadata": {"device": "/dev/some"}}}"#;
     k.ok(&["patch", "volumeattachment", &name, "--subresource=status", "--type=merge", "-p", status]);
     name
@@ -155,17 +161,79 @@ fn until_listed(k: &Kubectl<'_>, node: &str, list: &str, volume: &str, wanted: b
     });
 }
 
+/// Whether volumes have to be attached is what the driver's object says by now: pods that wait go on, and attachments that nobody needs any more go.
+#[test]
+fn a_driver_may_say_that_it_attaches_nothing_after_all() {
+    let k = Kubectl::ours(Cluster::shared(), "csi-says");
+    let driver = driver(&k, "{attachRequired: true}");
+    claim(&k, &driver.name, "");
+    let say = |spec: &str| {
+        // It cannot be changed, but made anew.
+        k.ok(&["delete", "csidriver", &driver.name]);
+        k.apply(&format!("apiVersion: storage.k8s.io/v1\nkind: CSIDriver\nmetadata: {{name: {}}}\nspec: {spec}\n", driver.name));
+    };
+    k.apply(&pod("runs", CLAIMED, MOUNTED));
+    let attached = attach(&k);
+    k.until_ready("runs");
+    say("{attachRequired: false}");
+    k.until_gone("volumeattachment", &attached);
+    assert_eq!(k.field("pod", "runs", "{.status.phase} {.status.containerStatuses[0].restartCount}"), "Running 0");
+    k.ok(&["delete", "pod", "runs"]);
+
+    say("{attachRequired: true}");
+    k.apply(&pod("waits", CLAIMED, MOUNTED));
+    let never = attachment(&k);
+    say("{attachRequired: false}");
+    k.until_ready("waits");
+    k.until_gone("volumeattachment", &never);
+    k.ok(&["delete", "pod", "waits"]);
+    remove_claim(&k, &driver.name);
+}
+
+/// What a driver surely has not staged is not unstaged, what it may have staged is; and no pod waits for what cannot be unstaged.
+#[test]
+fn a_driver_that_fails_holds_up_no_pod_that_goes_or_comes() {
+    let k = Kubectl::ours(Cluster::shared(), "csi-fails");
+    let driver = driver(&k, "{attachRequired: false}");
+    claim(&k, &driver.name, "");
+    let count = |verb: &str| driver.count(&format!("{verb} {}", k.namespace));
+    for (error, unstaged) in [(Status::invalid_argument("no such file system"), 0), (Status::deadline_exceeded("busy"), 1)] {
+        driver.asked().failing.insert("stage", error);
+        let before = count("stage");
+        k.apply(&pod("never", CLAIMED, MOUNTED));
+        eventually("it is tried", 60, || count("stage") > before);
+        k.ok(&["delete", "pod", "never"]);
+        assert_eq!(count("unstage"), unstaged);
+    }
+    driver.asked().failing = [("unstage", Status::invalid_argument("held"))].into();
+    let before = count("stage");
+    k.apply(&pod("first", CLAIMED, MOUNTED));
+    k.until_ready("first");
+    k.ok(&["delete", "pod", "first"]);
+    assert!(count("unstage") > 1, "it was tried");
+    k.apply(&pod("second", CLAIMED, MOUNTED));
+    k.until_ready("second");
+    assert_eq!(count("stage"), before + 2, "for each of them");
+    k.ok(&["delete", "pod", "second"]);
+    let staged = kubelet_root(k.cluster).join("plugins/kubernetes.io/csi").join(&driver.name);
+    let left = || std::fs::read_dir(&staged).map_or(0, Iterator::count);
+    assert_eq!(left(), 1, "it cannot be unstaged yet");
+    driver.asked().failing.clear();
+    eventually("it is unstaged", 60, || left() == 0);
+    remove_claim(&k, &driver.name);
+}
+
 /// A volume that the pod defines itself, of a driver that attaches nothing and wants to know of the pod; and what is told of a driver that fails.
 #[test]
 fn an_inline_volume_lives_and_ends_with_its_pod() {
     let k = Kubectl::ours(Cluster::shared(), "csi-inline");
     let driver =
         driver(&k, "{attachRequired: false, podInfoOnMount: true, volumeLifecycleModes: [Ephemeral], tokenRequests: [{audience: store}]}");
-    driver.asked().failure = Some("no room".into());
+    driver.asked().failing.insert("publish", Status::internal("no room"));
     k.apply(&pod("p", &format!("csi: {{driver: {}, volumeAttributes: {{size: 1Gi}}}}", driver.name), MOUNTED));
     let text = "MountVolume.SetUp failed for volume \"v\" : rpc error: code = Internal desc = no room";
     eventually("the failure is told", 60, || k.events("p").contains(&("FailedMount".into(), text.into())));
-    driver.asked().failure = None;
+    driver.asked().failing.clear();
     k.until_ready("p");
     let told = driver.asked().publish.clone().expect("it was asked");
     assert_eq!((told.volume_context["size"].as_str(), told.volume_context["csi.storage.k8s.io/ephemeral"].as_str()), ("1Gi", "true"));
@@ -189,12 +257,21 @@ fn a_volume_in_use_grows() {
     let k = Kubectl::ours(Cluster::shared(), "csi-grows");
     let driver = driver(&k, "{attachRequired: false}");
     claim(&k, &driver.name, "");
+    // As the driver's resizer does once the volume itself has grown.
+    let grow = || {
+        k.ok(&["patch", "pv", &k.namespace, "-p", r#"{"spec": {"capacity": {"storage": "20Mi"}}}"#]);
+        let pending = r#"{"status": {"allocatedResourceStatuses": {"storage": "NodeResizePending"}, "conditions": [{"type": "FileSystemResizePending", "status": "True"}]}}"#;
+        k.ok(&["patch", "pvc", "c", "--subresource=status", "--type=merge", "-p", pending]);
+    };
+    driver.asked().failing.insert("expand", Status::out_of_range("too much"));
+    grow();
     k.apply(&pod("p", CLAIMED, MOUNTED));
     k.until_ready("p");
-    // As the driver's resizer does once the volume itself has grown.
-    k.ok(&["patch", "pv", &k.namespace, "-p", r#"{"spec": {"capacity": {"storage": "20Mi"}}}"#]);
-    let pending = r#"{"status": {"conditions": [{"type": "FileSystemResizePending", "status": "True"}]}}"#;
-    k.ok(&["patch", "pvc", "c", "--subresource=status", "--type=merge", "-p", pending]);
+    let told = "{.status.allocatedResourceStatuses.storage} {.status.conditions[?(@.type==\"NodeResizeError\")].message}";
+    let why = "NodeResizeInfeasible failed to expand pvc with rpc error: code = OutOfRange desc = too much";
+    assert_eq!(k.field("pvc", "c", told), why);
+    driver.asked().failing.clear();
+    grow();
     // The pod is looked at again after a minute at the latest.
     eventually("the claim says its size", 150, || k.field("pvc", "c", "{.status.capacity.storage} {.status.conditions}").trim() == "20Mi");
     let asked = driver.asked().expand.clone().expect("it was asked");

@@ -13,6 +13,7 @@ use kubelet::{
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
@@ -37,8 +38,8 @@ pub struct Asked {
     pub stage: Option<StageRequest>,
     /// The last request to expand.
     pub expand: Option<ExpandRequest>,
-    /// Why the next requests to publish fail.
-    pub failure: Option<String>,
+    /// What fails from now on, and why: `stage`, `unstage`, `publish` and `expand`.
+    pub failing: HashMap<&'static str, Status>,
 }
 
 /// A running driver. It ends with this value, and its sockets with it.
@@ -145,6 +146,7 @@ impl Inner {
             }
             "NodeExpandVolume" => {
                 respond(call, move |request: ExpandRequest| {
+                    self.attempt("expand", &request.volume_id)?;
                     let capacity_bytes = request.capacity_range.as_ref().map_or(0, |range| range.required_bytes);
                     self.asked().expand = Some(request);
                     Ok(ExpandResponse { capacity_bytes })
@@ -159,9 +161,15 @@ impl Inner {
         self.asked().calls.push(format!("{verb} {handle}"));
     }
 
+    /// The same for what may have to fail.
+    fn attempt(&self, verb: &str, handle: &str) -> Result<(), Status> {
+        self.note(verb, handle);
+        self.asked().failing.get(verb).cloned().map_or(Ok(()), Err)
+    }
+
     /// A volume that is a directory is bound where it is to be staged; a device is nothing that has to be prepared.
     fn stage(&self, request: StageRequest) -> Result<Empty, Status> {
-        self.note("stage", &request.volume_id);
+        self.attempt("stage", &request.volume_id)?;
         let is_device = request.volume_capability.as_ref().is_some_and(|capability| capability.block.is_some());
         if !is_device {
             let volume = self.volumes.join(&request.volume_id);
@@ -172,16 +180,13 @@ impl Inner {
     }
 
     fn unstage(&self, request: UnstageRequest) -> Result<Empty, Status> {
-        self.note("unstage", &request.volume_id);
+        self.attempt("unstage", &request.volume_id)?;
         unbind(Path::new(&request.staging_target_path)).map_err(internal)?;
         Ok(Empty {})
     }
 
     fn publish(&self, request: PublishRequest) -> Result<Empty, Status> {
-        self.note("publish", &request.volume_id);
-        if let Some(failure) = self.asked().failure.clone() {
-            return Err(Status::internal(failure));
-        }
+        self.attempt("publish", &request.volume_id)?;
         let target = PathBuf::from(&request.target_path);
         let volume = self.volumes.join(&request.volume_id);
         let is_device = request.volume_capability.as_ref().is_some_and(|capability| capability.block.is_some());

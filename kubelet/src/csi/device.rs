@@ -30,7 +30,11 @@ impl Csi {
         let staged = driver.can(Ability::StageUnstageVolume).then(|| self.layout.staged_device(&volume.spec_name));
         if let Some(staged) = staged.as_deref().filter(|_| !self.staged.lock().contains(&volume.unique_name())) {
             fs::create_dir_all(staged).map_err(io).map_err(failed(set_up))?;
-            driver.stage(job.stage_request(&driver, staged)).await.map_err(|status| failed(set_up)(told(&status)))?;
+            let done = driver.stage(job.stage_request(&driver, staged)).await;
+            if done.as_ref().is_err_and(|status| self.is_unstaged(&volume.unique_name(), status)) {
+                self.remove_device(&volume.spec_name).map_err(io).map_err(failed(set_up))?;
+            }
+            done.map_err(|status| failed(set_up)(told(&status)))?;
             self.staged.lock().insert(volume.unique_name());
         }
         fs::create_dir_all(&published).map_err(io).map_err(failed(WORDS.1))?;
@@ -58,14 +62,16 @@ impl Csi {
         let devices = self.layout.all_staged().into_iter();
         let own = devices.filter(|found| !found.spec_name.is_empty() && found.is(&data.driver_name, &data.volume_handle));
         for device in own {
-            let staged = self.layout.staged_device(&device.spec_name);
-            self.unstage(&device, &staged).await?;
-            let data = self.layout.device_data(&device.spec_name);
-            let spec = data.parent().unwrap_or(&data);
-            let removed = remove_all(&[&staged, &self.layout.published_devices(&device.spec_name), spec]);
-            removed.map_err(|e| format!("removing what was written of {}: {e}", device.spec_name))?;
+            self.unstage(&device, &self.layout.staged_device(&device.spec_name)).await?;
+            self.remove_device(&device.spec_name).map_err(|e| format!("removing what was written of {}: {e}", device.spec_name))?;
         }
         Ok(())
+    }
+
+    /// Removes what the kubelet made and wrote of a device.
+    fn remove_device(&self, spec: &str) -> io::Result<()> {
+        let data = self.layout.device_data(spec);
+        remove_all(&[&self.layout.staged_device(spec), &self.layout.published_devices(spec), data.parent().unwrap_or(&data)])
     }
 }
 

@@ -5,7 +5,7 @@ use super::protocol::{
     StatsResponse, UnpublishRequest, UnstageRequest,
 };
 use crate::plugin::socket;
-use std::{collections::HashSet, path::PathBuf, time::Duration};
+use std::{collections::HashSet, error::Error as _, path::PathBuf, time::Duration};
 use tonic::{Code, Status};
 
 /// How long a call may take (upstream: 2 min): attaching a disk and checking its file system is slow.
@@ -29,6 +29,13 @@ pub fn told(status: &Status) -> String {
         other => format!("{other:?}"),
     };
     format!("rpc error: code = {code} desc = {}", status.message())
+}
+
+/// Whether a driver that failed with this has surely not done what it was asked, and does not go on with it (upstream: `isFinalError`).
+pub fn is_final(status: &Status) -> bool {
+    use Code::{Aborted, Cancelled, DeadlineExceeded, ResourceExhausted, Unavailable};
+    // What has a source came of the connection, and not of the driver.
+    status.source().is_none() && !matches!(status.code(), Aborted | Cancelled | DeadlineExceeded | ResourceExhausted | Unavailable)
 }
 
 impl Driver {
@@ -83,5 +90,26 @@ impl Driver {
     /// Brings a file system to the size of its volume.
     pub async fn expand(&self, request: ExpandRequest) -> Result<ExpandResponse, Status> {
         self.call("/csi.v1.Node/NodeExpandVolume", request).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_some_failures_are_final() {
+        let broken = Status::from_error(Box::new(std::io::Error::other("broken pipe")));
+        for (status, want) in [
+            (Status::invalid_argument(""), true),
+            (Status::internal(""), true),
+            (Status::unknown(""), true),
+            (Status::deadline_exceeded(""), false),
+            (Status::aborted(""), false),
+            (Status::unavailable(""), false),
+            (broken, false),
+        ] {
+            assert_eq!(is_final(&status), want, "{status:?}");
+        }
     }
 }

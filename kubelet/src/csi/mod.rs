@@ -22,12 +22,16 @@ use crate::{
     plugin::{Kind, Plugin},
     volume::setup::Failure,
 };
+use ::api::scheduling::matches_term;
 use client::{Cache, Change, SharedCaches};
 use driver::{Driver, told};
 use futures::future::BoxFuture;
-use k8s_openapi::api::{core::v1::Node, storage::v1::CSIDriver};
+use k8s_openapi::api::{
+    core::v1::{Node, PersistentVolume},
+    storage::v1::CSIDriver,
+};
 use kube::Client;
-use layout::Layout;
+use layout::{Layout, VolumeData};
 use node_info::NodeInfo;
 use parking_lot::Mutex;
 use protocol::VolumeUsage;
@@ -44,12 +48,18 @@ use volume::CsiVolume;
 /// watch (upstream looks at every pod every minute).
 const AGAIN: Duration = Duration::from_secs(60);
 
+/// How long it takes until a volume that could not be unstaged is tried again: doubled each time, up to a longest (upstream: `exponentialbackoff`).
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(122);
+
 /// Who has a use for a volume.
 #[derive(Clone, Debug)]
 struct Use {
     driver: String,
     handle: String,
     pods: BTreeSet<String>,
+    /// Another kubelet staged it.
+    is_left: bool,
 }
 
 /// A volume that a pod has.
@@ -81,6 +91,8 @@ pub struct Csi {
     staged: Mutex<HashSet<String>>,
     /// By pod and the volume's name.
     published: Mutex<HashMap<(String, String), Published>>,
+    /// Volumes that are to be unstaged once their drivers can.
+    unstaging: Mutex<HashSet<String>>,
     /// One at a time for each volume.
     turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// Pods to wake when something is attached or a driver comes.
@@ -95,8 +107,9 @@ impl Csi {
     pub fn new(root: &Path, node: &str, client: Client, caches: &SharedCaches, itself: Arc<Cache<Node>>) -> Arc<Self> {
         let layout = Layout(root.to_owned());
         let left = layout.all_staged().into_iter();
-        let uses =
-            left.map(|data| (data.unique_name(), Use { driver: data.driver_name, handle: data.volume_handle, pods: BTreeSet::new() }));
+        let uses = left.map(|data| {
+            (data.unique_name(), Use { driver: data.driver_name, handle: data.volume_handle, pods: BTreeSet::new(), is_left: true })
+        });
         let csi = Arc::new(Csi {
             uses: Mutex::new(uses.collect()),
             layout,
@@ -108,6 +121,7 @@ impl Csi {
             drivers: Mutex::default(),
             staged: Mutex::default(),
             published: Mutex::default(),
+            unstaging: Mutex::default(),
             turns: Mutex::default(),
             waiting: Mutex::default(),
             telling: tokio::sync::Mutex::default(),
@@ -119,6 +133,14 @@ impl Csi {
             let same = matches!(change, Change::Updated { old, new } if volumes(old) == volumes(new));
             if let (false, Some(csi)) = (same, woken.upgrade()) {
                 csi.wake_all();
+            }
+        });
+        let woken = Arc::downgrade(&csi);
+        // A driver may be said to attach nothing after all.
+        csi.objects.subscribe(move |_| {
+            if let Some(csi) = woken.upgrade() {
+                csi.wake_all();
+                csi.changes.send_replace(());
             }
         });
         csi
@@ -162,6 +184,13 @@ impl Csi {
         ::api::csi::is_attachable(self.object(driver).as_deref())
     }
 
+    /// Whether a volume can be had on this node, by what the API says of both.
+    pub fn reaches(&self, volume: &PersistentVolume) -> bool {
+        let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+        let reaches = |node: &Node| affinity.is_none_or(|wanted| wanted.node_selector_terms.iter().any(|term| matches_term(term, node)));
+        self.itself.list().iter().all(|node| reaches(node))
+    }
+
     fn driver(&self, name: &str) -> Result<Driver, String> {
         let found = self.drivers.lock().get(name).cloned();
         found.ok_or_else(|| format!("driver name {name} not found in the list of registered CSI drivers"))
@@ -179,6 +208,7 @@ impl Csi {
             driver: volume.driver.clone(),
             handle: volume.handle.clone(),
             pods: BTreeSet::new(),
+            is_left: false,
         });
         if used.pods.insert(uid.to_owned()) {
             drop(uses);
@@ -196,12 +226,35 @@ impl Csi {
     }
 
     /// Takes away what was left staged of a driver's volumes, which nobody else will.
-    async fn sweep(&self, driver: &str) {
+    async fn sweep(self: &Arc<Self>, driver: &str) {
         for data in self.layout.all_staged().into_iter().filter(|data| data.driver_name == driver) {
-            if let Err(error) = self.release(&data, "").await {
-                tracing::warn!(driver, volume = %data.volume_handle, error, "a volume that nobody uses could not be unstaged");
-            }
+            self.release_or_retry(data, "").await;
         }
+    }
+
+    /// A pod has no use for a volume any more. Where the volume cannot be unstaged, that is tried again, and the pod need not wait for it.
+    async fn release_or_retry(self: &Arc<Self>, data: VolumeData, uid: &str) {
+        let Err(error) = self.release(&data, uid).await else { return };
+        tracing::warn!(volume = data.unique_name(), error, "a volume that nobody uses could not be unstaged");
+        let name = data.unique_name();
+        if !self.unstaging.lock().insert(name.clone()) {
+            return;
+        }
+        let csi = self.clone();
+        tokio::spawn(async move {
+            let mut wait = FIRST_RETRY;
+            loop {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(LONGEST_RETRY);
+                // Whoever fails from here on starts anew, unless this one is first.
+                csi.unstaging.lock().remove(&name);
+                let Err(error) = csi.release(&data, "").await else { return };
+                tracing::debug!(volume = name, error, "it still cannot be unstaged");
+                if !csi.unstaging.lock().insert(name.clone()) {
+                    return;
+                }
+            }
+        });
     }
 }
 

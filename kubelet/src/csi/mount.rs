@@ -4,7 +4,7 @@
 
 use super::{
     AGAIN, Csi, Published, Use,
-    driver::{Driver, told},
+    driver::{Driver, is_final, told},
     failure,
     layout::VolumeData,
     protocol::{Ability, CapacityRange, ExpandRequest, Pairs, PublishRequest, StageRequest, UnpublishRequest, UnstageRequest},
@@ -14,15 +14,17 @@ use crate::{
     container::identity,
     recorder::About,
     volume::{
-        VolumeContext,
+        SET_UP, VolumeContext,
         ownership::{self, own_tree},
         setup::{Failure, Gives, Mounted, is_mount_point},
     },
 };
+use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{PersistentVolumeClaim, Pod, Secret},
+    core::v1::{PersistentVolumeClaim, PersistentVolumeClaimCondition, Pod, Secret},
     storage::v1::CSIDriverSpec,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -36,12 +38,16 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use tonic::{Code, Status};
 
 /// How long the API may take to say what drivers there are.
 const DRIVERS: Duration = Duration::from_secs(10);
 
 const MOUNT_DEVICE: &str = "MountVolume.MountDevice";
-const SET_UP: &str = "MountVolume.SetUp";
+/// How far a claim is on its way to a size, and the condition that tells what went wrong there.
+const GROWING: &str = "NodeResizeInProgress";
+const INFEASIBLE: &str = "NodeResizeInfeasible";
+const FAILED: &str = "NodeResizeError";
 
 /// All that a volume is set up with.
 pub(super) struct Job {
@@ -215,9 +221,19 @@ impl Csi {
         let data = VolumeData { volume_handle: job.volume.handle.clone(), driver_name: job.volume.driver.clone(), ..Default::default() };
         let written = fs::create_dir_all(path).and_then(|()| data.write(path.parent().unwrap_or(path)));
         written.map_err(|e| format!("kubernetes.io/csi: failed to save volume info data: {e}"))?;
-        driver.stage(job.stage_request(driver, path)).await.map_err(|status| told(&status))?;
+        let staged = driver.stage(job.stage_request(driver, path)).await;
+        if staged.as_ref().is_err_and(|status| self.is_unstaged(&name, status)) {
+            let removed = remove_target(path).and_then(|()| fs::remove_dir_all(path.parent().unwrap_or(path)));
+            removed.map_err(|e| format!("kubernetes.io/csi: failed to remove {}: {e}", path.display()))?;
+        }
+        staged.map_err(|status| told(&status))?;
         self.staged.lock().insert(name);
         Ok(())
+    }
+
+    /// Whether there is nothing to undo of a volume that failed to be staged.
+    pub(super) fn is_unstaged(&self, volume: &str, status: &Status) -> bool {
+        is_final(status) && !self.uses.lock().get(volume).is_some_and(|used| used.is_left)
     }
 
     /// Has the driver bring the file system to the size that the volume has by now, and says so on the claim.
@@ -227,7 +243,20 @@ impl Csi {
         if !driver.can(Ability::ExpandVolume) {
             return Ok(());
         }
+        let state = claim.status.as_ref().and_then(|status| status.allocated_resource_statuses.as_ref()?.get("storage"));
+        if state.is_some_and(|state| state == INFEASIBLE) {
+            // Until the driver's resizer has found another size.
+            return Ok(());
+        }
         let failed = |error: String| failure("VolumeResizeFailed", "NodeExpandVolume.NodeExpandVolume", &volume.spec_name, error);
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), identity::namespace(context.pod));
+        let (claims, name) = (&claims, claim.metadata.name.as_deref().unwrap_or_default());
+        let say = |what: serde_json::Value| async move {
+            claims.patch_status(name, &PatchParams::default(), &Patch::Merge(what)).await.map_err(|error| error.to_string())
+        };
+        if state.is_none_or(|state| state != GROWING) {
+            say(growing()).await.map_err(|error| failed(format!("mark PVC expansion in progress failed: {error}")))?;
+        }
         let staged =
             if volume.block { self.layout.staged_device(&volume.spec_name) } else { self.layout.staged(&volume.driver, &volume.handle) };
         let request = ExpandRequest {
@@ -242,23 +271,19 @@ impl Csi {
             volume_capability: Some(volume.capability(&driver.abilities, ownership::group(context.pod))),
             secrets: self.secret(volume.secrets.expand.as_ref(), "NodeExpandSecretRef").await.map_err(failed)?,
         };
-        driver.expand(request).await.map_err(|status| failed(told(&status)))?;
-        let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), identity::namespace(context.pod));
-        let patched = claims
-            .patch_status(
-                claim.metadata.name.as_deref().unwrap_or_default(),
-                &PatchParams::default(),
-                &Patch::Merge(resized(claim, &size.0)),
-            )
-            .await;
-        patched.map_err(|error| failed(format!("mark PVC resize finished failed: {error}")))?;
+        if let Err(status) = driver.expand(request).await {
+            let said = say(not_resized(claim, &status, Timestamp::now())).await;
+            said.map_err(|error| failed(format!("{}; mark PVC expansion failed: {error}", told(&status))))?;
+            return Err(failed(told(&status)));
+        }
+        say(resized(claim, &size.0)).await.map_err(|error| failed(format!("mark PVC resize finished failed: {error}")))?;
         let message = format!("MountVolume.NodeExpandVolume succeeded for volume {:?} {}", volume.spec_name, self.node);
         context.events.normal(&About::pod(context.pod), "FileSystemResizeSuccessful", message);
         Ok(())
     }
 
-    /// Takes all away that a pod has of drivers' volumes. What was not taken away is tried again with the next call.
-    pub async fn tear_down(&self, uid: &str) -> io::Result<()> {
+    /// Takes all away that a pod has of drivers' volumes. What was not taken away is tried again with the next call, and what is the node's by itself.
+    pub async fn tear_down(self: &Arc<Self>, uid: &str) -> io::Result<()> {
         self.waiting.lock().remove(uid);
         let mut left = self.wanted_by(uid);
         left.extend(self.layout.devices_of(uid).into_iter().map(|(_, data)| (data.unique_name(), data)));
@@ -280,8 +305,8 @@ impl Csi {
         }
         self.unmap_devices(uid).await?;
         self.published.lock().retain(|(pod, _), _| pod != uid);
-        for data in left.values() {
-            self.release(data, uid).await.map_err(io::Error::other)?;
+        for data in left.into_values() {
+            self.release_or_retry(data, uid).await;
         }
         Ok(())
     }
@@ -300,11 +325,11 @@ impl Csi {
         let name = data.unique_name();
         let turn = self.turn(&name);
         let _turn = turn.lock().await;
-        let wanted = self.uses.lock().get(&name).is_some_and(|used| used.pods.iter().any(|pod| pod != uid));
+        let wanted = self.uses.lock().get_mut(&name).is_some_and(|used| {
+            used.pods.remove(uid);
+            !used.pods.is_empty()
+        });
         if wanted || self.layout.is_used(driver, handle, uid) {
-            if let Some(used) = self.uses.lock().get_mut(&name) {
-                used.pods.remove(uid);
-            }
             return Ok(());
         }
         let staged = self.layout.staged(driver, handle);
@@ -323,6 +348,8 @@ impl Csi {
         if !driver.can(Ability::StageUnstageVolume) {
             return Ok(());
         }
+        // Whether or not it fails: who wants the volume next has it staged.
+        self.staged.lock().remove(&data.unique_name());
         let request = UnstageRequest { volume_id: data.volume_handle.clone(), staging_target_path: staged.to_string_lossy().into_owned() };
         driver.unstage(request).await.map_err(|status| told(&status))
     }
@@ -347,10 +374,34 @@ pub(super) fn remove_target(target: &Path) -> io::Result<()> {
 
 /// The patch that says on a claim that its volume has its new size.
 fn resized(claim: &PersistentVolumeClaim, size: &str) -> serde_json::Value {
-    const RESIZING: &[&str] = &["Resizing", "FileSystemResizePending", "ControllerResizeError", "NodeResizeError"];
-    let conditions = claim.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
-    let left: Vec<_> = conditions.into_iter().filter(|c| !RESIZING.contains(&c.type_.as_str())).collect();
+    let left = conditions_but(claim, &["Resizing", "FileSystemResizePending", "ControllerResizeError", FAILED]);
     json!({"status": {"capacity": {"storage": size}, "allocatedResourceStatuses": {"storage": null}, "conditions": left}})
+}
+
+/// What a claim says while its file system grows.
+fn growing() -> serde_json::Value {
+    json!({"status": {"allocatedResourceStatuses": {"storage": GROWING}}})
+}
+
+/// What a claim says whose file system could not grow: why, and whether there is a point in trying again (upstream: `MarkNodeExpansionInfeasible`).
+fn not_resized(claim: &PersistentVolumeClaim, status: &Status, now: Timestamp) -> serde_json::Value {
+    let mut conditions = conditions_but(claim, &[FAILED]);
+    conditions.push(PersistentVolumeClaimCondition {
+        type_: FAILED.into(),
+        status: "True".into(),
+        message: Some(format!("failed to expand pvc with {}", told(status))),
+        last_transition_time: Some(Time(now)),
+        ..Default::default()
+    });
+    let infeasible = matches!(status.code(), Code::InvalidArgument | Code::OutOfRange | Code::NotFound);
+    let state = if infeasible { INFEASIBLE } else { GROWING };
+    json!({"status": {"allocatedResourceStatuses": {"storage": state}, "conditions": conditions}})
+}
+
+/// A claim's conditions but those of some types.
+fn conditions_but(claim: &PersistentVolumeClaim, types: &[&str]) -> Vec<PersistentVolumeClaimCondition> {
+    let conditions = claim.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    conditions.into_iter().filter(|condition| !types.contains(&condition.type_.as_str())).collect()
 }
 
 /// Tokens of the pod's account for the audiences that the driver asks for, as it expects them.
@@ -378,5 +429,19 @@ mod tests {
             "capacity": {"storage": "2Gi"}, "allocatedResourceStatuses": {"storage": null}, "conditions": [{"type": "Other", "status": "True"}],
         }});
         assert_eq!(resized(&claim, "2Gi"), want);
+    }
+
+    #[test]
+    fn a_claim_that_could_not_grow_says_why_and_whether_that_may_change() {
+        let conditions =
+            json!([{"type": "FileSystemResizePending", "status": "True"}, {"type": FAILED, "status": "True", "message": "before"}]);
+        let claim = serde_json::from_value(json!({"status": {"conditions": conditions}})).expect("a claim");
+        for (status, state) in [(Status::out_of_range("too much"), INFEASIBLE), (Status::unavailable("too much"), GROWING)] {
+            let said = not_resized(&claim, &status, Timestamp::UNIX_EPOCH);
+            assert_eq!(said["status"]["allocatedResourceStatuses"]["storage"], state);
+            let told = said["status"]["conditions"].as_array().expect("a list");
+            assert_eq!((told.len(), &told[0]["type"], &told[1]["type"]), (2, &json!("FileSystemResizePending"), &json!(FAILED)));
+            assert!(told[1]["message"].as_str().is_some_and(|why| why.ends_with("desc = too much")), "{told:?}");
+        }
     }
 }

@@ -663,6 +663,7 @@ impl Worker {
                 csi.tear_down(&self.uid).await.context("taking down the volumes of drivers")?;
             }
             setup::tear_down(&places.root, &self.uid)?;
+            self.node.lookup.vacate(&self.uid);
             let logs = places.logs.join(identity::log_directory(identity::namespace(pod), identity::name(pod), &self.uid));
             if deleted && logs.exists() {
                 std::fs::remove_dir_all(logs)?;

@@ -3,10 +3,10 @@
 //! Whether a volume is bound is the business of its controllers; here a claim without one is an error that is tried again. An `ephemeral` volume's claim
 //! has the pod's and the volume's name, and must be the pod's own.
 
-use super::{Backing, Result, VolumeContext, VolumeError, VolumeType, host_path};
+use super::{Backed, Backing, BackingError, Result, SET_UP, VolumeContext, VolumeError, VolumeType, host_path};
 use crate::{container::identity, csi::volume::CsiVolume};
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::{HostPathVolumeSource, PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -46,11 +46,20 @@ impl VolumeType for Claim {
         volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
     }
 
-    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Backed {
         let name = claim_name(context.pod, volume);
         let (claim, persistent) = context.lookup.claimed_volume(context.pod, &name).await.map_err(|e| VolumeError(e.to_string()))?;
         if volume.ephemeral.is_some() {
             verify_owner(context.pod, &claim)?;
+        }
+        let volume_name = persistent.metadata.name.clone().unwrap_or_default();
+        let failed = |step: &'static str, error: VolumeError| BackingError { step, volume: Some(volume_name.clone()), error };
+        if context.csi.is_some_and(|csi| !csi.reaches(&persistent)) {
+            return Err(failed("MountVolume.NodeAffinity check", VolumeError("no matching NodeSelectorTerms".into())));
+        }
+        if is_for_one_pod(&persistent) && !context.lookup.occupy(&volume_name, identity::uid(context.pod)) {
+            let why = "volume uses the ReadWriteOncePod access mode and is already in use by another pod";
+            return Err(failed(SET_UP, VolumeError(why.into())));
         }
         let read_only = volume.persistent_volume_claim.as_ref().and_then(|c| c.read_only) == Some(true);
         if let Some(source) = persistent.spec.as_ref().and_then(|spec| spec.csi.as_ref()) {
@@ -58,31 +67,70 @@ impl VolumeType for Claim {
         }
         let spec = persistent.spec.unwrap_or_default();
         if let Some(source) = spec.host_path {
-            let path = Path::new(&source.path);
-            // A directory that a provisioner has for this claim alone: whoever the pod runs as may write there.
-            let fresh = made_for_a_claim(&persistent.metadata) && !path.exists();
-            host_path::ensure(path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
-            if fresh {
-                fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
-            }
-            return Ok(Backing::Path { path: source.path.into(), read_only, owned: made_for_a_claim(&persistent.metadata) });
+            let own = made_for_a_claim(&persistent.metadata);
+            return host_path_volume(&source, own, read_only).map_err(|error| failed(SET_UP, error));
         }
         if let Some(source) = spec.local {
-            if spec.volume_mode.as_deref() == Some("Block") {
-                host_path::ensure(Path::new(&source.path), "BlockDevice")?;
-                return Ok(Backing::Device { path: source.path.into(), read_only });
-            }
-            host_path::ensure(Path::new(&source.path), "Directory")?;
-            return Ok(Backing::Path { path: source.path.into(), read_only, owned: true });
+            let is_block = spec.volume_mode.as_deref() == Some("Block");
+            return local_volume(&source.path, is_block, read_only).map_err(|error| failed("MountVolume.NewMounter initialization", error));
         }
-        Err(VolumeError(format!("no volume plugin matched for the volume of claim {name:?}")))
+        Err(failed(SET_UP, VolumeError(format!("no volume plugin matched for the volume of claim {name:?}"))))
     }
+}
+
+/// Whether no two pods may use a volume. With other modes beside that, nobody knows which of them a pod means.
+fn is_for_one_pod(volume: &PersistentVolume) -> bool {
+    let modes = volume.spec.as_ref().and_then(|spec| spec.access_modes.as_deref());
+    modes.is_some_and(|modes| modes == ["ReadWriteOncePod"])
+}
+
+/// A path of the node; `own` if a provisioner has it for this claim alone: then whoever the pod runs as may write there.
+fn host_path_volume(source: &HostPathVolumeSource, own: bool, read_only: bool) -> Result<Backing> {
+    let path = Path::new(&source.path);
+    let fresh = own && !path.exists();
+    host_path::ensure(path, source.type_.as_deref().unwrap_or("DirectoryOrCreate"))?;
+    if fresh {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
+    }
+    Ok(Backing::Path { path: path.into(), read_only, owned: own })
+}
+
+/// A directory of the node that stands for a disk, or a device. It has to be there.
+fn local_volume(path: &str, is_block: bool, read_only: bool) -> Result<Backing> {
+    let at = Path::new(path);
+    if !at.exists() {
+        return Err(VolumeError(format!("path {path:?} does not exist")));
+    }
+    host_path::ensure(at, if is_block { "BlockDevice" } else { "Directory" })?;
+    Ok(match is_block {
+        true => Backing::Device { path: at.into(), read_only },
+        false => Backing::Path { path: at.into(), read_only, owned: true },
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_local_volume_has_to_be_there() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let there = dir.path().to_str().expect("a text");
+        assert!(matches!(local_volume(there, false, true), Ok(Backing::Path { read_only: true, owned: true, .. })));
+        assert!(local_volume(there, true, false).is_err(), "it is no device");
+        let error = local_volume("/not/there", false, false).err().expect("it is not there");
+        assert_eq!(error.0, "path \"/not/there\" does not exist");
+    }
+
+    #[test]
+    fn a_volume_is_for_one_pod_where_it_can_be_nothing_else() {
+        for (modes, want) in [(json!(["ReadWriteOncePod"]), true), (json!(["ReadWriteOncePod", "ReadOnlyMany"]), false), (json!([]), false)]
+        {
+            let volume = serde_json::from_value(json!({"spec": {"accessModes": modes}})).expect("a volume");
+            assert_eq!(is_for_one_pod(&volume), want, "{modes}");
+        }
+    }
 
     #[test]
     fn an_ephemeral_volumes_claim_is_the_pods_own() {

@@ -1,7 +1,7 @@
 //! `downwardAPI`: fields of the pod and resources of its containers as files (upstream: `pkg/volume/downwardapi`).
 
 use super::{
-    Backing, File, Payload, Result, VolumeContext, VolumeError, VolumeType,
+    Backed, Backing, File, Payload, Result, VolumeContext, VolumeError, VolumeType,
     keys::{DEFAULT_MODE, mode},
 };
 use crate::container::environment;
@@ -21,7 +21,7 @@ impl VolumeType for DownwardApi {
         volume.downward_api.is_some()
     }
 
-    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Backed {
         let source = volume.downward_api.clone().unwrap_or_default();
         let files = files(context, source.items.as_deref().unwrap_or_default(), mode(source.default_mode, DEFAULT_MODE))?;
         // Upstream keeps these in memory too: annotations may hold what should not reach a disk.

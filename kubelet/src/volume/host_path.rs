@@ -1,6 +1,6 @@
 //! `hostPath`: a path of the node, checked or made as its type says (upstream: `pkg/volume/hostpath`).
 
-use super::{Backing, Result, VolumeContext, VolumeError, VolumeType};
+use super::{Backed, Backing, Result, VolumeContext, VolumeError, VolumeType};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Volume;
 use std::{
@@ -22,7 +22,7 @@ impl VolumeType for HostPath {
         volume.host_path.is_some()
     }
 
-    async fn backing(&self, volume: &Volume, _: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, volume: &Volume, _: &VolumeContext<'_>) -> Backed {
         let source = volume.host_path.clone().unwrap_or_default();
         ensure(Path::new(&source.path), source.type_.as_deref().unwrap_or_default())?;
         Ok(Backing::Path { path: source.path.into(), read_only: false, owned: false })

@@ -4,7 +4,7 @@
 //! that we have know no word.
 
 use super::{
-    Backing, Result, VolumeContext, VolumeType,
+    Backed, Backing, VolumeContext, VolumeType,
     setup::{Gives, Paths},
 };
 use crate::{
@@ -30,7 +30,7 @@ impl VolumeType for ImageVolume {
         volume.image.is_some()
     }
 
-    async fn backing(&self, _: &Volume, _: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, _: &Volume, _: &VolumeContext<'_>) -> Backed {
         Ok(Backing::Image)
     }
 }

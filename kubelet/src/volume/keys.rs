@@ -1,6 +1,6 @@
 //! `configMap` and `secret` volumes: keys as files (upstream: `pkg/volume/configmap`, `pkg/volume/secret`).
 
-use super::{Backing, File, Payload, Result, VolumeContext, VolumeError, VolumeType};
+use super::{Backed, Backing, File, Payload, Result, VolumeContext, VolumeError, VolumeType};
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, KeyToPath, Secret, Volume};
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ impl VolumeType for ConfigMapVolume {
         volume.config_map.is_some()
     }
 
-    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Backed {
         let source = volume.config_map.clone().unwrap_or_default();
         let files =
             config_map_files(context, &source.name, source.items.as_deref(), mode(source.default_mode, DEFAULT_MODE), source.optional)
@@ -116,7 +116,7 @@ impl VolumeType for SecretVolume {
         volume.secret.is_some()
     }
 
-    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Backed {
         let source = volume.secret.clone().unwrap_or_default();
         let name = source.secret_name.unwrap_or_default();
         let files = secret_files(context, &name, source.items.as_deref(), mode(source.default_mode, DEFAULT_MODE), source.optional).await?;

@@ -2,7 +2,7 @@
 //!
 //! `sizeLimit` bounds a tmpfs, as do the pod's memory limit and the node's memory for pods; on disk it is not enforced (upstream does so by evicting).
 
-use super::{Backing, Result, VolumeContext, VolumeError, VolumeType};
+use super::{Backed, Backing, VolumeContext, VolumeError, VolumeType};
 use crate::container::resources;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PodSpec, Volume};
@@ -20,12 +20,12 @@ impl VolumeType for EmptyDir {
         volume.empty_dir.is_some()
     }
 
-    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Backed {
         let source = volume.empty_dir.clone().unwrap_or_default();
         let memory = match source.medium.as_deref().unwrap_or_default() {
             "" => false,
             "Memory" => true,
-            other => return Err(VolumeError(format!("unknown storage medium {other:?}"))),
+            other => return Err(VolumeError(format!("unknown storage medium {other:?}")).into()),
         };
         let asked = source.size_limit.as_ref().and_then(resources::whole).unwrap_or(0);
         Ok(Backing::Empty { memory, size: size(asked, context) })

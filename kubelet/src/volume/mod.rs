@@ -61,6 +61,29 @@ impl From<crate::container::environment::EnvError> for VolumeError {
 /// What a volume answers or why it cannot.
 pub type Result<T> = std::result::Result<T, VolumeError>;
 
+/// The step that most fails at, as events name it.
+pub const SET_UP: &str = "MountVolume.SetUp";
+
+/// Why nothing stands behind a volume, as `FailedMount` says it.
+#[derive(Debug)]
+pub struct BackingError {
+    /// What failed.
+    pub step: &'static str,
+    /// The volume, where it is known by another name than the pod's.
+    pub volume: Option<String>,
+    /// Why.
+    pub error: VolumeError,
+}
+
+impl From<VolumeError> for BackingError {
+    fn from(error: VolumeError) -> Self {
+        BackingError { step: SET_UP, volume: None, error }
+    }
+}
+
+/// What stands behind a volume, or why nothing does.
+pub type Backed = std::result::Result<Backing, BackingError>;
+
 /// What a volume is made from besides its definition.
 pub struct VolumeContext<'a> {
     /// The pod.
@@ -123,7 +146,7 @@ pub trait VolumeType: Sync {
     /// Whether the definition is of this type.
     fn takes(&self, volume: &Volume) -> bool;
     /// What stands behind the volume.
-    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing>;
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Backed;
 }
 
 /// All types.

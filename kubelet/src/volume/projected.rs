@@ -1,7 +1,7 @@
 //! `projected`: several sources in one directory, among them the pod's service account token (upstream: `pkg/volume/projected`).
 
 use super::{
-    Backing, File, Payload, Result, VolumeContext, VolumeError, VolumeType, downward,
+    Backed, Backing, File, Payload, VolumeContext, VolumeError, VolumeType, downward,
     keys::{DEFAULT_MODE, config_map_files, mode, secret_files},
 };
 use crate::container::security;
@@ -21,7 +21,7 @@ impl VolumeType for Projected {
         volume.projected.is_some()
     }
 
-    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Result<Backing> {
+    async fn backing(&self, volume: &Volume, context: &VolumeContext<'_>) -> Backed {
         let source = volume.projected.clone().unwrap_or_default();
         let default_mode = mode(source.default_mode, DEFAULT_MODE);
         let mut files = Payload::new();
@@ -39,7 +39,7 @@ impl VolumeType for Projected {
                 [(part.cluster_trust_bundle.is_some(), "ClusterTrustBundle"), (part.pod_certificate.is_some(), "PodCertificate")]
             {
                 if asked {
-                    return Err(VolumeError(format!("{what} projection is not supported in this kubelet")));
+                    return Err(VolumeError(format!("{what} projection is not supported in this kubelet")).into());
                 }
             }
             if let Some(token) = part.service_account_token {

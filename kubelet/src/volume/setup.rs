@@ -1,7 +1,7 @@
 //! Setting up and taking down the volumes of a pod, and what its containers mount of them.
 
 use super::{
-    Backing, Result, TYPES, VolumeContext, VolumeError, VolumeType, atomic_writer,
+    Backing, BackingError, Result, TYPES, VolumeContext, VolumeError, VolumeType, atomic_writer,
     ownership::{self, own, own_tree},
     sub_path,
 };
@@ -73,20 +73,21 @@ pub async fn set_up(root: &Path, context: &VolumeContext<'_>) -> std::result::Re
 }
 
 async fn set_up_one(root: &Path, volume: &Volume, context: &VolumeContext<'_>) -> std::result::Result<Mounted, Failure> {
-    let failed = |error: VolumeError| Failure {
-        volume: volume.name.clone(),
-        event: Some(("FailedMount", format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name))),
+    let failed = |failure: BackingError| {
+        let name = failure.volume.as_deref().unwrap_or(&volume.name);
+        let event = ("FailedMount", format!("{} failed for volume {name:?} : {}", failure.step, failure.error));
+        Failure { volume: volume.name.clone(), event: Some(event) }
     };
     let Some(kind) = TYPES.iter().find(|t| t.takes(volume)) else {
         // Kubernetes without a source means an empty directory.
-        return Err(failed(VolumeError("no volume plugin matched".into())));
+        return Err(failed(VolumeError("no volume plugin matched".into()).into()));
     };
     match kind.backing(volume, context).await.map_err(failed)? {
         Backing::Csi(wanted) => match context.csi {
             Some(csi) => csi.set_up(*wanted, &volume.name, context).await,
-            None => Err(failed(VolumeError("there is no API server".into()))),
+            None => Err(failed(VolumeError("there is no API server".into()).into())),
         },
-        backing => place(root, volume, *kind, backing, context).map_err(failed),
+        backing => place(root, volume, *kind, backing, context).map_err(|error| failed(error.into())),
     }
 }
 

@@ -141,7 +141,7 @@ async fn sweep(workers: &Workers) -> anyhow::Result<()> {
     let labels = containers.iter().map(|c| &c.labels).chain(sandboxes.iter().map(|s| &s.labels));
     known.extend(labels.filter_map(|l| l.get(POD_UID).cloned()));
     node.users.retain(&known);
-    found.remove_orphans(node.csi.as_deref(), places, &known).await?;
+    found.remove_orphans(node.csi.as_ref(), places, &known).await?;
     for uid in cgroups.iter().filter(|uid| !known.contains(*uid)) {
         if let Some(all) = &node.cgroups {
             all.remove_by_uid(uid)?;
@@ -164,7 +164,7 @@ impl Found {
         Found { directories: list(&places.root.join("pods")), logs }
     }
 
-    async fn remove_orphans(self, csi: Option<&Csi>, places: &Places, known: &HashSet<String>) -> io::Result<()> {
+    async fn remove_orphans(self, csi: Option<&Arc<Csi>>, places: &Places, known: &HashSet<String>) -> io::Result<()> {
         for (uid, path) in orphans(self.directories, known) {
             tracing::info!(path = %path.display(), "removing what is left of a pod that is gone");
             if let Some(csi) = csi
