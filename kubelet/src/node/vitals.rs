@@ -1,7 +1,7 @@
 //! How the node is: what its parts tell each other while it runs, and what is counted for metrics.
 
 use super::{eviction::signal::Pressure, usage::collect::Meter};
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, probe::counts::Counts};
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
@@ -16,6 +16,8 @@ pub struct Vitals {
     pub shutting_down: watch::Sender<bool>,
     /// Something ended, and may have left something behind.
     pub housekeeping: Notify,
+    /// How often probes were asked, and what came of it.
+    pub probes: Arc<Counts>,
     /// What is counted of its work.
     pub metrics: Arc<Metrics>,
 }

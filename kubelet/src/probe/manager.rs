@@ -3,6 +3,7 @@
 
 use super::{
     check::{self, Finding},
+    counts::{Counted, Whose},
     results::{Outcome, Outcomes, ProbeKind},
 };
 use crate::{node::Node, pod::observed::Observed, pod::restart::is_sidecar, recorder::About};
@@ -74,6 +75,7 @@ impl Probes {
                         outcomes: self.outcomes.clone(),
                         observed: self.observed.subscribe(),
                         waker: self.waker.clone(),
+                        counted: Counted::new(self.node.vitals.probes.clone(), Whose::new(pod, &container.name, kind)),
                     };
                     tokio::spawn(task.run())
                 });
@@ -135,6 +137,7 @@ struct Task {
     outcomes: Arc<watch::Sender<Outcomes>>,
     observed: watch::Receiver<Arc<Observed>>,
     waker: Arc<Notify>,
+    counted: Counted,
 }
 
 /// Counts results of one kind in a row, for one instance.
@@ -245,6 +248,7 @@ impl Task {
         if self.current().as_deref() != Some(id) {
             return; // It ended while it was asked: what it said does not count.
         }
+        self.counted.count(&finding);
         let kind = self.kind.as_str();
         match &finding {
             Finding::Success => {}

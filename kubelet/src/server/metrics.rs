@@ -54,6 +54,26 @@ pub async fn serve(State(shared): State<Shared>) -> Exposition {
     out
 }
 
+/// Serves `/metrics/probes`: how often each probe was asked, and what came of it.
+pub async fn probes(State(shared): State<Shared>) -> Exposition {
+    let told = shared.workers.node().vitals.probes.told();
+    let mut out = Exposition::default();
+    let samples = told.iter().map(|(whose, result, count)| {
+        let labels = vec![
+            ("container", whose.container.as_str()),
+            ("namespace", &whose.namespace),
+            ("pod", &whose.pod),
+            ("pod_uid", &whose.uid),
+            ("probe_type", whose.kind),
+            ("result", result),
+        ];
+        (labels, *count as f64, None)
+    });
+    let help = "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    out.family("prober_probe_total", Kind::Counter, help, samples);
+    out
+}
+
 /// What the process uses, out of its `stat` file.
 fn process(out: &mut Exposition, stat: &str) {
     // The name, in parentheses, may hold anything; the figures come after it.

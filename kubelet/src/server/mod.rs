@@ -1,7 +1,7 @@
 //! The kubelet's server: what the API server asks of a node on behalf of users, and what monitoring reads.
 //!
 //! TLS with a certificate of its own making unless it is given one. Callers show a certificate of the cluster's CA or a token that the API
-//! server reviews; what they may do the API server decides, too. Only `/healthz` is open to all.
+//! server reviews; what they may do the API server decides, too.
 
 pub mod authorize;
 pub mod cadvisor;
@@ -144,10 +144,12 @@ fn router(shared: Shared) -> Router {
         .route("/stats/summary", get(stats::summary))
         .route("/metrics/resource", get(stats::resource_metrics))
         .route("/metrics/cadvisor", get(cadvisor::serve))
+        .route("/metrics/probes", get(metrics::probes))
         .route("/metrics", get(metrics::serve))
+        .route("/healthz", get(healthz))
+        .route("/healthz/{check}", get(health_check))
         .layer(middleware::from_fn_with_state(shared.clone(), authorize::guard));
-    let open = Router::new().route("/healthz", get(healthz)).route("/healthz/ping", get(healthz));
-    open.merge(guarded).with_state(shared)
+    guarded.with_state(shared)
 }
 
 async fn statusz(State(shared): State<Shared>, headers: HeaderMap) -> http::Response<String> {
@@ -160,6 +162,17 @@ async fn flagz(State(shared): State<Shared>, headers: HeaderMap) -> http::Respon
 
 async fn healthz() -> impl IntoResponse {
     "ok"
+}
+
+/// What `/healthz` is made of. All of it holds while somebody is there to answer.
+const HEALTH_CHECKS: [&str; 3] = ["ping", "log", "syncloop"];
+
+async fn health_check(Path(check): Path<String>) -> Response {
+    if HEALTH_CHECKS.contains(&check.as_str()) {
+        "ok".into_response()
+    } else {
+        (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+    }
 }
 
 async fn pods(State(shared): State<Shared>) -> impl IntoResponse {
@@ -225,7 +238,7 @@ pub async fn healthz_in_the_clear(address: String, port: u16, stop: Cancellation
             return;
         }
     };
-    let router = Router::new().route("/healthz", get(healthz)).route("/healthz/ping", get(healthz));
+    let router = Router::new().route("/healthz", get(healthz)).route("/healthz/{check}", get(health_check));
     let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await;
     if let Err(error) = served {
         tracing::warn!(%error, "the server for /healthz ended");
