@@ -49,6 +49,43 @@ pub struct Limits {
     pub processes: Option<i64>,
 }
 
+/// One thing that a cgroup is set to: the controller, the file, the value.
+type Setting = (&'static str, &'static str, String);
+
+/// Its part of the CPUs.
+fn share(unified: bool, shares: u64) -> Setting {
+    if unified { ("cpu", "cpu.weight", weight(shares).to_string()) } else { ("cpu", "cpu.shares", shares.to_string()) }
+}
+
+impl Limits {
+    fn settings(&self, unified: bool) -> Vec<Setting> {
+        let memory = if unified { "memory.max" } else { "memory.limit_in_bytes" };
+        let all = [
+            self.cpu.map(|cpu| share(unified, resources::shares(cpu))),
+            self.memory.map(|bytes| ("memory", memory, bytes.to_string())),
+            self.processes.map(|most| ("pids", "pids.max", most.to_string())),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
+/// What a pod's cgroup is set to. `quota` is in microseconds a period, `memory` in bytes; 0 is no limit.
+fn pod_settings(unified: bool, shares: u64, quota: i64, memory: i64, processes: Option<i64>) -> Vec<Setting> {
+    let period = resources::CPU_PERIOD;
+    let or = |amount: i64, none: &str| if amount > 0 { amount.to_string() } else { none.to_owned() };
+    let mut settings = vec![share(unified, shares)];
+    if unified {
+        settings.push(("cpu", "cpu.max", format!("{} {period}", or(quota, "max"))));
+        settings.push(("memory", "memory.max", or(memory, "max")));
+    } else {
+        settings.push(("cpu", "cpu.cfs_period_us", period.to_string()));
+        settings.push(("cpu", "cpu.cfs_quota_us", or(quota, "-1")));
+        settings.push(("memory", "memory.limit_in_bytes", or(memory, "-1")));
+    }
+    settings.extend(processes.map(|most| ("pids", "pids.max", most.to_string())));
+    settings
+}
+
 /// Controllers that the pod's cgroup needs on v2.
 const CONTROLLERS: &str = "+cpu +memory +pids +cpuset";
 
@@ -86,13 +123,7 @@ impl Cgroups {
     /// Limits a cgroup that is there, by its path below the hierarchies' roots.
     pub fn limit(&self, path: &Path, limits: &Limits) -> io::Result<()> {
         let group = self.at(path);
-        let part = |cpu: i64| if self.unified { weight(resources::shares(cpu)) } else { resources::shares(cpu) };
-        for (controller, file, value) in [
-            ("cpu", if self.unified { "cpu.weight" } else { "cpu.shares" }, limits.cpu.map(|cpu| part(cpu).to_string())),
-            ("memory", if self.unified { "memory.max" } else { "memory.limit_in_bytes" }, limits.memory.map(|bytes| bytes.to_string())),
-            ("pids", "pids.max", limits.processes.map(|most| most.to_string())),
-        ] {
-            let Some(value) = value else { continue };
+        for (controller, file, value) in limits.settings(self.unified) {
             let directory = group.directory(controller);
             if !directory.is_dir() {
                 return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", directory.display())));
@@ -198,42 +229,32 @@ impl Cgroups {
         }
         let path = self.path(pod);
         let spec = pod.spec.clone().unwrap_or_default();
-        let shares = resources::shares(resources::pod_total(&spec, "cpu", false));
         let limited = |name: &str| if resources::all_limited(&spec, name) { resources::pod_total(&spec, name, true) } else { 0 };
-        let (cpu, memory) = (if throttled { resources::quota(limited("cpu")) } else { 0 }, limited("memory") / 1000);
+        let settings = pod_settings(
+            self.unified,
+            resources::shares(resources::pod_total(&spec, "cpu", false)),
+            if throttled { resources::quota(limited("cpu")) } else { 0 },
+            limited("memory") / 1000,
+            self.processes,
+        );
+        self.write(&path, &settings)
+    }
+
+    /// Makes a cgroup in the hierarchies that have something to set, and sets it. The runtime makes the others' with the container's own.
+    fn write(&self, path: &Path, settings: &[Setting]) -> io::Result<()> {
         if self.unified {
-            let dir = self.make_unified(&path)?;
-            set(&dir, "cpu.weight", &weight(shares).to_string())?;
-            set(
-                &dir,
-                "cpu.max",
-                &if cpu > 0 { format!("{cpu} {}", resources::CPU_PERIOD) } else { format!("max {}", resources::CPU_PERIOD) },
-            )?;
-            if let Some(most) = self.processes {
-                set(&dir, "pids.max", &most.to_string())?;
-            }
-            return set(&dir, "memory.max", &if memory > 0 { memory.to_string() } else { "max".into() });
+            let dir = self.make_unified(path)?;
+            return settings.iter().try_for_each(|(_, file, value)| set(&dir, file, value));
         }
         for hierarchy in self.hierarchies()? {
-            let controllers = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-            let has = |name: &str| controllers.split(',').any(|c| c == name);
-            let limited = has("cpu") || has("memory") || (has("pids") && self.processes.is_some());
-            if !limited {
-                continue; // The runtime makes the others' with the container's own.
+            let controllers = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            let mut own = settings.iter().filter(|(controller, ..)| controllers.split(',').any(|c| c == *controller)).peekable();
+            if own.peek().is_none() {
+                continue;
             }
-            let dir = hierarchy.join(&path);
+            let dir = hierarchy.join(path);
             fs::create_dir_all(&dir)?;
-            if has("cpu") {
-                set(&dir, "cpu.shares", &shares.to_string())?;
-                set(&dir, "cpu.cfs_period_us", &resources::CPU_PERIOD.to_string())?;
-                set(&dir, "cpu.cfs_quota_us", &if cpu > 0 { cpu } else { -1 }.to_string())?;
-            }
-            if has("memory") {
-                set(&dir, "memory.limit_in_bytes", &if memory > 0 { memory } else { -1 }.to_string())?;
-            }
-            if let Some(most) = self.processes.filter(|_| has("pids")) {
-                set(&dir, "pids.max", &most.to_string())?;
-            }
+            own.try_for_each(|(_, file, value)| set(&dir, file, value))?;
         }
         Ok(())
     }
@@ -246,21 +267,7 @@ impl Cgroups {
         }
         let pods = Path::new(&self.root).join("kubepods");
         let classes = [(pods.clone(), allocatable), (pods.join("burstable"), burstable), (pods.join("besteffort"), 0)];
-        for (path, milli) in classes {
-            let shares = resources::shares(milli);
-            if self.unified {
-                set(&self.make_unified(&path)?, "cpu.weight", &weight(shares).to_string())?;
-                continue;
-            }
-            for hierarchy in self.hierarchies()? {
-                let name = hierarchy.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
-                if name.split(',').any(|c| c == "cpu") {
-                    fs::create_dir_all(hierarchy.join(&path))?;
-                    set(&hierarchy.join(&path), "cpu.shares", &shares.to_string())?;
-                }
-            }
-        }
-        Ok(())
+        classes.iter().try_for_each(|(path, milli)| self.write(path, &[share(self.unified, resources::shares(*milli))]))
     }
 
     /// Makes the directories from the root down, handing the controllers to each.
@@ -359,6 +366,27 @@ mod tests {
         ] {
             assert_eq!(with(driver, root).pod_parent(&pod(requests)), want);
         }
+    }
+
+    #[test]
+    fn what_is_written_is_what_the_version_knows() {
+        let shown =
+            |settings: Vec<Setting>| settings.iter().map(|(_, file, value)| format!("{file}={value}")).collect::<Vec<_>>().join(", ");
+        for (unified, (quota, memory, processes), want) in [
+            (true, (50_000, 1024, Some(9)), "cpu.weight=10, cpu.max=50000 100000, memory.max=1024, pids.max=9"),
+            (true, (0, 0, None), "cpu.weight=10, cpu.max=max 100000, memory.max=max"),
+            (
+                false,
+                (50_000, 1024, Some(9)),
+                "cpu.shares=256, cpu.cfs_period_us=100000, cpu.cfs_quota_us=50000, memory.limit_in_bytes=1024, pids.max=9",
+            ),
+            (false, (0, 0, None), "cpu.shares=256, cpu.cfs_period_us=100000, cpu.cfs_quota_us=-1, memory.limit_in_bytes=-1"),
+        ] {
+            assert_eq!(shown(pod_settings(unified, 256, quota, memory, processes)), want);
+        }
+        let limits = Limits { cpu: Some(250), memory: Some(7), processes: None };
+        assert_eq!(shown(limits.settings(true)), "cpu.weight=10, memory.max=7");
+        assert_eq!(shown(limits.settings(false)), "cpu.shares=256, memory.limit_in_bytes=7");
     }
 
     #[test]
