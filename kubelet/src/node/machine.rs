@@ -1,7 +1,7 @@
 //! What the machine is: CPUs, memory, disk, ids, addresses. Read once at the start, from `/proc`, `/sys` and the kernel.
 
 use super::eviction::threshold::{Amount, Threshold};
-use crate::{config::KubeletConfiguration, container::resources::Amounts};
+use crate::{config::KubeletConfiguration, container::resources::Amounts, pinning::cpu_set};
 use api::quantity;
 use k8s_openapi::{
     api::core::v1::{NodeSwapStatus, NodeSystemInfo},
@@ -109,9 +109,17 @@ impl Shares {
     pub fn of(config: &KubeletConfiguration, thresholds: &[Threshold], cpus: i64) -> Result<Self, String> {
         let per_core = Some(config.pods_per_core).filter(|n| *n > 0).map(|n| n.saturating_mul(cpus));
         let mut reserved: BTreeMap<String, quantity::Quantity> = BTreeMap::new();
+        // CPUs that are named (`reservedSystemCPUs`) go before amounts of them.
+        let named = cpu_set::parse(&config.reserved_system_cpus).map_err(|error| format!("unable to parse reserved-cpus list: {error}"))?;
+        if let Some(count) = i64::try_from(named.len()).ok().filter(|count| *count > 0) {
+            reserved.insert("cpu".into(), quantity::Quantity::from_milli(count * 1000));
+        }
         for (name, text) in config.system_reserved.iter().chain(&config.kube_reserved) {
             if !matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage" | "pid") {
                 return Err(format!("cannot reserve {name:?} resource"));
+            }
+            if name == "cpu" && !named.is_empty() {
+                continue;
             }
             let amount: quantity::Quantity = text.parse().map_err(|error: quantity::ParseError| error.to_string())?;
             if amount.sign() < 0 {
@@ -237,6 +245,8 @@ mod tests {
         let config = json!({"systemReserved": {"cpu": "250m", "memory": "100Mi"}, "kubeReserved": {"cpu": "250m", "ephemeral-storage": "100Ki"},
             "evictionHard": {}, "podsPerCore": 10});
         assert_eq!(of(&left(&machine, config), names), ["1500m", "916Mi", "900Ki", "20", "8Mi"]);
+        let named = json!({"systemReserved": {"cpu": "250m"}, "kubeReserved": {"cpu": "250m"}, "reservedSystemCPUs": "1"});
+        assert_eq!(left(&machine, named)["cpu"].0, "1");
         let wrong: KubeletConfiguration = serde_json::from_value(json!({"kubeReserved": {"gold": "1"}})).expect("it can be read");
         assert_eq!(Shares::of(&wrong, &[], 1).err().as_deref(), Some("cannot reserve \"gold\" resource"));
     }

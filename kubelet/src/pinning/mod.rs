@@ -91,6 +91,8 @@ impl Pinning {
             named => cpu_set::parse(named),
         };
         let reserved = reserved.map_err(anyhow::Error::msg).context("[cpumanager] unable to reserve the required amount of CPUs")?;
+        let offline = &reserved - &topology.cpus();
+        ensure!(offline.is_empty(), "reserved CPUs {:?} are not online", cpu_set::shown(&offline));
         let known = if options.strict { &topology.cpus() - &reserved } else { topology.cpus() };
         let given = Given::restore(root, POLICY)?.unwrap_or_else(|| Given { shared: known.clone(), ..Default::default() });
         fits(&given, &known)?;
