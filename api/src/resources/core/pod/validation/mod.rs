@@ -138,6 +138,7 @@ fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &PodSpec, pod_name: Optio
             invalid(errors, &path.child(field), str(name), names::dns1123_label(str(name)));
         }
     }
+    hostname_override(errors, path, spec);
     scheduling::tolerations(errors, &path.child("tolerations"), items(&spec.tolerations));
     for (i, alias) in items(&spec.host_aliases).iter().enumerate() {
         let path = path.child("hostAliases").index(i);
@@ -147,6 +148,24 @@ fn pod_spec(errors: &mut ErrorList, path: &Path, spec: &PodSpec, pod_name: Optio
         }
     }
     classes(errors, path, spec);
+}
+
+/// The longest host name that the kernel takes.
+const MAX_HOST_NAME: usize = 64;
+
+/// `hostnameOverride` is the pod's whole name, and its own.
+fn hostname_override(errors: &mut ErrorList, path: &Path, spec: &PodSpec) {
+    let Some(name) = &spec.hostname_override else { return };
+    let path = path.child("hostnameOverride");
+    invalid(errors, &path, name, names::dns1123_subdomain(name));
+    if name.len() > MAX_HOST_NAME {
+        errors.too_long(&path, MAX_HOST_NAME);
+    }
+    for (field, set) in [("setHostnameAsFQDN", spec.set_hostname_as_fqdn), ("hostNetwork", spec.host_network)] {
+        if set == Some(true) {
+            errors.forbidden(&path, &format!("may not be set when `{field}` is true"));
+        }
+    }
 }
 
 fn names_in(errors: &mut ErrorList, path: &Path, spec: &PodSpec) {
@@ -244,6 +263,35 @@ fn dns_config(errors: &mut ErrorList, path: &Path, config: Option<&PodDNSConfig>
     for (i, option) in items(&config.options).iter().enumerate() {
         if str(&option.name).is_empty() {
             errors.required(&path.child("options").index(i), "must not be empty");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_host_name_of_its_own_choice_goes_with_nothing_else() {
+        for (spec, want) in [
+            (json!({"hostnameOverride": "a.example"}), 0),
+            (json!({"hostnameOverride": "Not-RFC1123"}), 1),
+            (json!({"hostnameOverride": "a".repeat(65)}), 1),
+            (json!({"hostnameOverride": "a", "setHostnameAsFQDN": true}), 1),
+            (json!({"hostnameOverride": "a", "hostNetwork": true, "setHostnameAsFQDN": false}), 1),
+        ] {
+            let mut errors = ErrorList::new();
+            let with = json!({"containers": []})
+                .as_object()
+                .into_iter()
+                .chain(spec.as_object())
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect();
+            let spec: PodSpec = serde_json::from_value(serde_json::Value::Object(with)).expect("a spec");
+            hostname_override(&mut errors, &Path::new("spec"), &spec);
+            assert_eq!(errors.0.len(), want, "{errors:?}");
         }
     }
 }
