@@ -100,6 +100,12 @@ impl Workers {
     fn send(self: &Arc<Self>, pod: Arc<Pod>, failure: Option<Failure>, removed: bool) {
         let uid = identity::uid(&pod).to_owned();
         let mut state = self.state.lock();
+        let back = !removed && failure.is_none() && state.by_uid.get(&uid).is_some_and(|handle| handle.updates.borrow().removed);
+        if back {
+            // A static pod keeps its UID when its manifest comes back: it runs anew once it has ended.
+            state.held.insert(full_name(&pod), pod);
+            return;
+        }
         if let Some(handle) = state.by_uid.get(&uid) {
             handle.updates.send_if_modified(|update| {
                 let news = failure.is_some() || wanted_differently(&update.pod, &pod);

@@ -57,6 +57,18 @@ async fn a_pod_that_is_gone_from_the_api_is_ended() {
     assert_eq!(world.told_of(&["term", "exit"]), ["term c", "exit c 0"]);
 }
 
+/// Proves STA-01 for a manifest that is taken away and put back while its pod ends: the pod has the same UID, and runs again.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_comes_back_while_it_ends_runs_anew() {
+    let world = running(Process::slow(5)).await;
+    world.workers.remove("u");
+    world.pass(2).await;
+    world.apply();
+    world.pass(10).await;
+    assert_eq!(world.told_of(&["start", "exit"]), ["start c", "exit c 0", "start c"]);
+    assert_eq!(state(&world.status(), "c"), "running");
+}
+
 /// Proves TRM-05 for a pod that was deleted before it ran, at whatever step it was.
 #[tokio::test(start_paused = true)]
 async fn a_pod_deleted_while_it_starts_leaves_nothing() {
