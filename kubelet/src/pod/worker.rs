@@ -346,9 +346,11 @@ impl Worker {
     async fn allocate(&mut self, pod: &Arc<Pod>) -> Arc<Pod> {
         let (node, uid, waker) = (self.node.clone(), &self.uid, &self.waker);
         let fits = |spec: &PodSpec| {
-            // Its CPUs, or those of others, would have to be chosen anew.
-            if node.pinning.is_some() && resources::qos(pod) == Qos::Guaranteed {
-                return Err(Unfit::Never("Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy".into()));
+            // Its CPUs and memory, or those of others, would have to be chosen anew.
+            let managed = [(node.pinning.is_some(), "CPU Manager"), (node.memory.is_some(), "Memory Manager")];
+            let manager = managed.into_iter().find(|(holds, _)| *holds && resources::qos(pod) == Qos::Guaranteed);
+            if let Some((_, manager)) = manager {
+                return Err(Unfit::Never(format!("Resize is infeasible for Guaranteed Pods alongside {manager} static policy")));
             }
             node.admission.resize(uid, admission::Ask::of(spec, waker), &node.facts.allocatable)
         };
