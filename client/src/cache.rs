@@ -243,7 +243,8 @@ impl<K: Cacheable> Cache<K> {
     pub fn apply(&self, mut object: K) {
         object.meta_mut().managed_fields = None;
         let key = ObjectKey::of(&object);
-        let new = Arc::new(object);
+        // A copy, since what was read from text has lists with room for more: up to three times what they hold, for the large items that the API has.
+        let new = Arc::new(object.clone());
         let subscribers = self.subscribers.lock();
         let old = self.objects.write().insert(key, new.clone());
         let change = match old {

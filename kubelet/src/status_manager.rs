@@ -29,9 +29,9 @@ struct Entry {
     /// The newest version the API has shown.
     api: Option<Arc<Pod>>,
     /// What it should be told.
-    desired: Option<PodStatus>,
+    desired: Option<Arc<PodStatus>>,
     /// What it was told last: a server that makes something else of it is not told again until there is news.
-    sent: Option<PodStatus>,
+    sent: Option<Arc<PodStatus>>,
     /// The UID on this node, which differs from the API's for static pods.
     uid: String,
     /// The pod may be deleted.
@@ -49,6 +49,11 @@ pub struct StatusManager {
 
 fn key(pod: &Pod) -> Key {
     (identity::namespace(pod).to_owned(), identity::name(pod).to_owned())
+}
+
+/// Versions of one resource compare as numbers.
+fn version(pod: &Pod) -> Option<u64> {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok())
 }
 
 /// The conditions that are the kubelet's to say.
@@ -102,8 +107,7 @@ impl StatusManager {
         if !identity::is_mirror(&pod) && entry.uid != uid {
             *entry = Entry { uid, in_flight: entry.in_flight, ..Default::default() };
         }
-        // The answer to our own patch may be newer than what the watch is showing; versions of one resource compare as numbers.
-        let version = |pod: &Pod| pod.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
+        // The answer to our own patch may be newer than what the watch is showing.
         let known = entry.api.take();
         if known.as_ref().is_none_or(|known| known.metadata.uid != pod.metadata.uid) {
             entry.sent = None;
@@ -178,11 +182,18 @@ impl StatusManager {
         }
     }
 
-    async fn apply(&self, pods: &Api<Pod>, key: &Key, step: Step, uid: Option<String>, desired: Option<PodStatus>) -> kube::Result<()> {
+    async fn apply(
+        &self,
+        pods: &Api<Pod>,
+        key: &Key,
+        step: Step,
+        uid: Option<String>,
+        desired: Option<Arc<PodStatus>>,
+    ) -> kube::Result<()> {
         let answer = match step {
             Step::Patch(patch) => {
                 let patched = pods.patch_status(&key.1, &PatchParams::default(), &Patch::Strategic(patch)).await;
-                patched.map(|pod| Some(Arc::new(pod)))
+                patched.map(Some)
             }
             Step::Delete => {
                 let preconditions = Preconditions { uid, resource_version: None };
@@ -198,7 +209,17 @@ impl StatusManager {
             Err(error) => return Err(error),
         };
         if let Some(entry) = entries.get_mut(key) {
-            entry.api = newest;
+            entry.api = match (entry.api.take(), newest) {
+                // What the watch has shown meanwhile is kept, for others hold it, too.
+                (Some(shown), Some(answer)) if shown.metadata.uid == answer.metadata.uid && version(&shown) >= version(&answer) => {
+                    Some(shown)
+                }
+                (_, Some(mut answer)) => {
+                    answer.metadata.managed_fields = None;
+                    Some(Arc::new(answer))
+                }
+                (_, None) => None,
+            };
             entry.sent = desired;
         }
         Ok(())
@@ -206,7 +227,7 @@ impl StatusManager {
 }
 
 impl StatusSink for StatusManager {
-    fn report(&self, pod: &Arc<Pod>, status: PodStatus) {
+    fn report(&self, pod: &Arc<Pod>, status: Arc<PodStatus>) {
         let key = key(pod);
         let due = {
             let mut entries = self.entries.lock();
@@ -345,8 +366,8 @@ mod tests {
             let entry = Entry {
                 api: Some(told.clone()),
                 uid: "u".into(),
-                desired: told.status.clone(),
-                sent: told.status.clone(),
+                desired: told.status.clone().map(Arc::new),
+                sent: told.status.clone().map(Arc::new),
                 ..Entry::default()
             };
             manager.entries.lock().insert(key(&told), entry);
@@ -369,11 +390,11 @@ mod tests {
             api: Some(Arc::new(pod)),
             uid: "u".into(),
             ended: true,
-            desired: Some(status(json!({"phase": "Succeeded"}))),
+            desired: Some(Arc::new(status(json!({"phase": "Succeeded"})))),
             ..Default::default()
         };
         assert!(matches!(entry.step(), Some(Step::Patch(_))));
-        entry.desired = Some(status(json!({"phase": "Running"})));
+        entry.desired = Some(Arc::new(status(json!({"phase": "Running"}))));
         assert!(matches!(entry.step(), Some(Step::Delete)));
         entry.uid = "other".into();
         assert!(entry.step().is_none());

@@ -60,7 +60,7 @@ const OWN_CONDITIONS: &[&str] =
 /// Where statuses go.
 pub trait StatusSink: Send + Sync {
     /// The pod's status now. Whoever takes it compares it with the last one.
-    fn report(&self, pod: &Arc<Pod>, status: PodStatus);
+    fn report(&self, pod: &Arc<Pod>, status: Arc<PodStatus>);
     /// Nothing of the pod is left on the node: a pod that was to be deleted can go.
     fn ended(&self, pod: &Arc<Pod>);
     /// The pod is gone from where it came from.
@@ -145,7 +145,7 @@ pub struct Worker {
     reasons: Reasons,
     backoff: Backoff,
     /// The last status; at first the API's.
-    status: PodStatus,
+    status: Arc<PodStatus>,
     failure: Option<Failure>,
     /// It was refused: nothing of it was ever made.
     rejected: bool,
@@ -172,7 +172,7 @@ impl Worker {
             waker,
             observed: Arc::default(),
             reasons: Reasons::new(),
-            status: pod.status.clone().unwrap_or_default(),
+            status: Arc::new(pod.status.clone().unwrap_or_default()),
             failure: None,
             rejected: false,
             resize: Resize::of(pod),
@@ -183,12 +183,13 @@ impl Worker {
         }
     }
 
-    /// Runs until nothing is left of the pod and it is gone from its source.
+    /// Runs until nothing is left of the pod and it is gone from its source. What it does in a turn is boxed, so that a pod that waits, as most do
+    /// mostly, does not hold the memory for it.
     pub async fn run(mut self, mut updates: watch::Receiver<Update>) {
         let mut stage = Stage::Sync;
         let first = updates.borrow().clone();
         if !first.ends() && !self.is_over() {
-            self.admit(&first.pod).await;
+            Box::pin(self.admit(&first.pod)).await;
         }
         loop {
             let update = updates.borrow_and_update().clone();
@@ -205,10 +206,10 @@ impl Worker {
                     tokio::select! {
                         biased;
                         _ = end.wait_for(Update::ends) => continue,
-                        wake = self.sync(&update.pod).instrument(tracing::debug_span!("turn", pod = %identity::described(&update.pod))) => wake,
+                        wake = Box::pin(self.sync(&update.pod)).instrument(tracing::debug_span!("turn", pod = %identity::described(&update.pod))) => wake,
                     }
                 }
-                Stage::Terminating => match self.terminate(&update, &updates).await {
+                Stage::Terminating => match Box::pin(self.terminate(&update, &updates)).await {
                     Ok(()) => {
                         stage = Stage::Terminated;
                         continue;
@@ -218,7 +219,7 @@ impl Worker {
                         Some(SOON)
                     }
                 },
-                Stage::Terminated => match self.clean_up(&update).await {
+                Stage::Terminated => match Box::pin(self.clean_up(&update)).await {
                     Ok(()) if update.removed => {
                         self.node.statuses.forget(&self.uid);
                         return;
@@ -688,11 +689,11 @@ impl Worker {
 
     fn report(&mut self, pod: &Arc<Pod>, terminal: bool) {
         if self.rejected {
-            self.status = status::rejected(pod, self.failure.as_ref());
+            self.status = Arc::new(status::rejected(pod, self.failure.as_ref()));
             self.node.statuses.report(pod, self.status.clone());
             return;
         }
-        let mut before = self.status.clone();
+        let mut before = PodStatus::clone(&self.status);
         let api = pod.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
         let own = |c: &PodCondition| OWN_CONDITIONS.contains(&c.type_.as_str());
         let told = before.conditions.take().unwrap_or_default();
@@ -707,7 +708,7 @@ impl Worker {
         conditions.extend(api.into_iter().filter(|c| !own(c) && !resize::CONDITIONS.contains(&c.type_.as_str())));
         before.conditions = Some(conditions);
         let outcomes = self.probes.outcomes();
-        self.status = status::generate(&StatusInput {
+        let mut status = status::generate(&StatusInput {
             pod,
             before: &before,
             observed: &self.observed,
@@ -719,12 +720,13 @@ impl Worker {
             failure: self.failure.as_ref(),
             now,
         });
-        self.resize.tell(&mut self.status);
-        let conditions = self.status.conditions.get_or_insert_default();
+        self.resize.tell(&mut status);
+        let conditions = status.conditions.get_or_insert_default();
         conditions.extend(resizes);
         if let Some(condition) = self.failure.as_ref().and_then(|f| f.condition.clone()) {
             with_condition(conditions, condition, now);
         }
+        self.status = Arc::new(status);
         if self.status.phase.as_deref() == Some("Running")
             && let Some(seen) = self.seen.take()
         {

@@ -48,9 +48,9 @@ struct Statuses {
 }
 
 impl StatusSink for Statuses {
-    fn report(&self, _: &Arc<Pod>, status: PodStatus) {
-        self.reported.lock().push((self.clock.now(), status.clone()));
-        self.newest.send_modify(|newest| newest.0 = status);
+    fn report(&self, _: &Arc<Pod>, status: Arc<PodStatus>) {
+        self.reported.lock().push((self.clock.now(), PodStatus::clone(&status)));
+        self.newest.send_modify(|newest| newest.0 = PodStatus::clone(&status));
     }
 
     fn ended(&self, _: &Arc<Pod>) {
