@@ -14,6 +14,7 @@ pub mod duration;
 pub mod features;
 pub mod field;
 pub mod generate_name;
+pub mod go_error;
 pub mod go_regex;
 pub mod go_text;
 pub mod go_value;

@@ -4,6 +4,7 @@
 //! Scripts match on these texts, so the variants are upstream's shapes and not a taxonomy of causes. Left out: the hints
 //! upstream prints for credential plugins of single cloud vendors.
 
+pub use api::go_error::go_io_error;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 
 /// What every command returns.
@@ -182,15 +183,6 @@ fn invalid(status: &Status) -> String {
 impl From<std::io::Error> for Error {
     fn from(e: std::io::Error) -> Self {
         Error::Message(go_io_error(&e))
-    }
-}
-
-/// An IO error in the words Go's `syscall` package uses, which scripts know: `no such file or directory`.
-pub fn go_io_error(e: &std::io::Error) -> String {
-    let text = e.to_string();
-    match e.raw_os_error() {
-        Some(_) => text.split(" (os error").next().unwrap_or("").to_lowercase(),
-        None => text,
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     node::NodeFacts,
     recorder::Recorder,
 };
+use api::go_error::go_io_error;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
@@ -48,7 +49,7 @@ pub struct VolumeError(pub String);
 
 impl From<std::io::Error> for VolumeError {
     fn from(error: std::io::Error) -> Self {
-        VolumeError(error.to_string())
+        VolumeError(go_io_error(&error))
     }
 }
 
