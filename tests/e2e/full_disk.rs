@@ -65,7 +65,7 @@ fn a_full_disk_is_told_evicted_for_and_outlived() {
     let config = cluster.run_dir().join("kubelet-of-the-test.yml");
     let text = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
                 evictionHard: {memory.available: 100Mi, nodefs.available: 30%, nodefs.inodesFree: 0%, imagefs.available: 0%}\n\
-                evictionPressureTransitionPeriod: 5s\nimageGCHighThresholdPercent: 100\n";
+                evictionPressureTransitionPeriod: 5s\nimageGCHighThresholdPercent: 100\nfailSwapOn: false\n";
     fs::write(&config, text).expect("written");
     let flags = take_over(&cluster);
     let kubelet = start(&cluster, &flags, &config);

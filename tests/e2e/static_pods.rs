@@ -16,7 +16,7 @@ fn manifests_are_pods_with_and_without_an_apiserver() {
     fs::create_dir(&manifests).expect("the state directory is there");
     let config = cluster.run_dir().join("kubelet.yml");
     let text = format!(
-        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nstaticPodPath: {}\nauthorization: {{mode: AlwaysAllow}}\n",
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nstaticPodPath: {}\nauthorization: {{mode: AlwaysAllow}}\nfailSwapOn: false\n",
         manifests.display()
     );
     fs::write(&config, text).expect("written");
