@@ -4,6 +4,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use skiff_testing::{Cluster, eventually};
 use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -27,6 +28,10 @@ pub fn take_over(cluster: &Cluster) -> Vec<String> {
     if let Some(at) = flags.iter().position(|f| f == "--config") {
         flags.drain(at..at + 2);
     }
+    // A process whose first thread is gone holds its sockets until its last one is.
+    let at = flags.iter().position(|f| f == "--port").expect("deploy/up says on which port");
+    let port = flags[at + 1].parse().expect("a number");
+    eventually("its port is free", 20, || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok());
     flags
 }
 
