@@ -22,7 +22,9 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 /// How many old records a batch removes for each that it writes, and at least.
 const REMOVED_PER_WRITE: usize = 2;
-const REMOVED_AT_LEAST: usize = 32;
+const REMOVED_AT_LEAST: usize = 2 * HELD;
+/// How many revisions stay beyond their age until they are removed together: neighbours in the log go for little more than one of them would.
+const HELD: usize = 128;
 /// How often the time of a revision is noted, for compaction by age.
 const MARK_EVERY: Duration = Duration::from_secs(10);
 
@@ -246,14 +248,15 @@ impl<L: Log> Committer<L> {
         }
     }
 
-    /// Where history may begin: what is older than the retention's age, or exceeds its size.
+    /// Where history may begin: what is older than the retention's age, once that is worth it, or exceeds its size.
     fn compaction_target(&mut self, index: &Index) -> Option<Revision> {
         let aged = self.marks.iter().take_while(|(time, _)| time.elapsed() >= self.retention.age).count();
         if let Some((_, revision)) = self.marks.drain(..aged).next_back() {
             self.target = revision;
         }
-        let by_size = index.compaction_for(self.retention.bytes, self.retention.versions).unwrap_or(0);
-        let target = self.target.max(by_size).min(self.shared.durable());
+        let by_age = Some(self.target).filter(|target| *target >= index.compacted() + HELD as Revision);
+        let by_size = index.compaction_for(self.retention.bytes, self.retention.versions);
+        let target = by_age.max(by_size)?.min(self.shared.durable());
         (target > index.compacted()).then_some(target)
     }
 
@@ -280,4 +283,30 @@ fn event(revision: Revision, record: Record) -> Event {
     let key = record.key.clone();
     let current: Option<KeyValue> = record.into_key_value(revision);
     Event { revision, key, current }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::embedded::Options;
+    use crate::store::memory;
+
+    /// What is beyond its age goes many at a time, and what is beyond its size at once.
+    #[tokio::test]
+    async fn old_records_go_together() {
+        let all = Retention { age: Duration::ZERO, bytes: usize::MAX, versions: usize::MAX };
+        for (retention, kept, gone) in [(all, HELD - 2, HELD + 2), (Retention { versions: 10, ..all }, 8, 12)] {
+            let store = memory::open(Options { retention, ..Options::default() }).unwrap();
+            let first = store.put("/a".into(), "0".into(), Expect::Any, 0).await.unwrap();
+            let overwrite = async |times: usize| {
+                for _ in 0..times {
+                    store.put("/a".into(), "1".into(), Expect::Any, 0).await.unwrap();
+                }
+            };
+            overwrite(kept).await;
+            assert!(store.watch("/".into(), first).await.is_ok(), "{retention:?}");
+            overwrite(gone - kept).await;
+            assert!(matches!(store.watch("/".into(), first).await, Err(StoreError::Compacted(_))), "{retention:?}");
+        }
+    }
 }
