@@ -133,11 +133,11 @@ fn pods_of_a_stateful_set_keep_their_claims() {
     for_each_kubectl(Cluster::shared(), "set-claims", |k| {
         k.apply(SET);
         k.until("statefulset", "s", "{.status.readyReplicas}", "2");
+        let log = || k.run(&["exec", "s-1", "--", "cat", "/data/log"]).out;
+        eventually("the first s-1 has written", 30, || log() == "s-1\n");
         k.ok(&["delete", "pod", "s-1"]);
         k.until("statefulset", "s", "{.status.readyReplicas}", "2");
-        eventually("the second s-1 finds what the first wrote", 60, || {
-            k.run(&["exec", "s-1", "--", "cat", "/data/log"]).out == "s-1\ns-1\n"
-        });
+        eventually("the second s-1 finds what the first wrote", 60, || log() == "s-1\ns-1\n");
         assert_eq!(k.ok(&["exec", "s-0", "--", "cat", "/data/log"]), "s-0\n");
         k.ok(&["delete", "statefulset", "s"]);
         k.ok(&["delete", "pvc", "d-s-0", "d-s-1"]);

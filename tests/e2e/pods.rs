@@ -32,7 +32,13 @@ fn a_web_server_runs_and_answers() {
 /// One HTTP request by hand: no client is worth its weight here.
 fn http_get(address: &str) -> String {
     use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect((address, 80)).expect("the pod answers on its address");
+    let mut stream = None;
+    // A pod without a readiness probe is ready before its server listens.
+    eventually("the pod answers on its address", 20, || {
+        stream = std::net::TcpStream::connect((address, 80)).ok();
+        stream.is_some()
+    });
+    let mut stream = stream.expect("it is there");
     stream.write_all(format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).expect("it reads");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("it answers");
