@@ -5,6 +5,7 @@
 //! no methods), type names included; each file's owner prints that itself. A file that ends half-way cannot come to be: the new one takes the place of
 //! the old one whole.
 
+use anyhow::Context;
 use serde::Serialize;
 use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -42,6 +43,15 @@ pub fn write(path: &Path, state: &impl Serialize) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(state)?)?;
     file.sync_data()?;
     fs::rename(fresh, path)
+}
+
+/// What a manager (`CPU`, `memory`) makes of the file, if it is there; with upstream's advice where it can make nothing of it.
+pub fn restore<T>(path: &Path, manager: &str, take: impl FnOnce(&[u8]) -> anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+    let restored = read(path).map_err(anyhow::Error::from).and_then(|bytes| bytes.as_deref().map(take).transpose());
+    restored.with_context(|| {
+        let path = path.display();
+        format!("could not restore state from checkpoint, please drain this node and delete the {manager} manager checkpoint file \"{path}\" before restarting Kubelet")
+    })
 }
 
 #[cfg(test)]

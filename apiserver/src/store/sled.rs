@@ -40,7 +40,7 @@ pub fn open(directory: &Path, options: Options) -> StoreResult<Arc<dyn Store>> {
     // again to let go of that.
     let log = SledLog::open(directory)?;
     let index = embedded::read_index(&log)?;
-    log.reopen()?;
+    log.open_again()?;
     embedded::open(log, index, options)
 }
 
@@ -70,6 +70,14 @@ impl From<std::io::Error> for LogError {
 impl SledLog {
     fn open(directory: &Path) -> Result<SledLog, LogError> {
         Ok(SledLog { opened: RwLock::new(Some(Opened::at(directory)?)), directory: directory.to_owned() })
+    }
+
+    fn open_again(&self) -> Result<(), LogError> {
+        let mut opened = self.opened.write();
+        // First, since sled locks its file.
+        *opened = None;
+        *opened = Some(Opened::at(&self.directory)?);
+        Ok(())
     }
 
     fn opened(&self) -> Result<MappedRwLockReadGuard<'_, Opened>, LogError> {
@@ -220,16 +228,11 @@ impl Log for SledLog {
     }
 
     fn reopen(&self) -> Result<(), LogError> {
-        let mut opened = self.opened.write();
-        // First, since sled locks its file.
-        *opened = None;
         // sled may write while it opens, and what it cannot write then, it may not be able to read later.
         let scratch = self.directory.join("room");
-        let written = std::fs::write(&scratch, [0; SEGMENT]);
+        std::fs::write(&scratch, [0; SEGMENT])?;
         std::fs::remove_file(&scratch)?;
-        written?;
-        *opened = Some(Opened::at(&self.directory)?);
-        Ok(())
+        self.open_again()
     }
 
     fn read(&self, revision: Revision) -> Result<Option<Record>, LogError> {
@@ -322,5 +325,18 @@ mod tests {
         drop(log);
         let error = SledLog::open(directory.path()).err().unwrap();
         assert_eq!(error.0, "the store has format \"2\", not 1");
+    }
+
+    /// A full disk keeps a log that failed closed, and a server from starting it does not: what is stored can be read.
+    #[test]
+    fn only_what_failed_waits_for_room() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("room")).unwrap();
+        let log = SledLog::open(directory.path()).unwrap();
+        log.open_again().unwrap();
+        assert!(log.reopen().is_err());
+        assert_eq!(log.compacted().unwrap(), 0, "it reads on");
+        std::fs::remove_dir(directory.path().join("room")).unwrap();
+        log.reopen().unwrap();
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     checkpoint::{self, printed_list, printed_map},
     topology_manager::mask::Mask,
 };
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -126,19 +126,13 @@ impl Assigned {
 
     /// What is written below `root`, if it is of this policy.
     pub fn restore(root: &Path, policy: &str) -> anyhow::Result<Option<Self>> {
-        let path = root.join(FILE);
-        let restored = || {
-            let Some(bytes) = checkpoint::read(&path)? else { return Ok(None) };
-            let state: State = serde_json::from_slice(&bytes)?;
+        checkpoint::restore(&root.join(FILE), "memory", |bytes| {
+            let state: State = serde_json::from_slice(bytes)?;
             let whole = state.checksum == 0 || TYPES.iter().any(|of| state.sum(of) == state.checksum);
             ensure!(whole, "checkpoint is corrupted");
             let written = &state.policy_name;
             ensure!(written == policy, "[memorymanager] configured policy {policy:?} differs from state checkpoint policy {written:?}");
-            Ok(Some(Assigned { nodes: state.machine_state, entries: state.entries }))
-        };
-        restored().with_context(|| {
-            let path = path.display();
-            format!("could not restore state from checkpoint, please drain this node and delete the memory manager checkpoint file \"{path}\" before restarting Kubelet")
+            Ok(Assigned { nodes: state.machine_state, entries: state.entries })
         })
     }
 }

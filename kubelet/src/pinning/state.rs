@@ -2,7 +2,7 @@
 
 use super::cpu_set::{self, CpuSet};
 use crate::checkpoint::{self, printed_map};
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -87,18 +87,12 @@ impl Given {
 
     /// What is written below `root`, if it is of this policy. A state in which there is no CPU is none.
     pub fn restore(root: &Path, policy: &str) -> anyhow::Result<Option<Self>> {
-        let path = root.join(FILE);
-        let restored = || {
-            let Some(bytes) = checkpoint::read(&path)? else { return Ok(None) };
-            let state: State = serde_json::from_slice(&bytes)?;
+        let given = checkpoint::restore(&root.join(FILE), "CPU", |bytes| {
+            let state: State = serde_json::from_slice(bytes)?;
             ensure!(state.is_whole(), "checkpoint is corrupted");
             let written = &state.policy_name;
             ensure!(written == policy, "configured policy {policy:?} differs from state checkpoint policy {written:?}");
-            Given::of(&state).map(Some).map_err(anyhow::Error::msg)
-        };
-        let given = restored().with_context(|| {
-            let path = path.display();
-            format!("could not restore state from checkpoint, please drain this node and delete the CPU manager checkpoint file \"{path}\" before restarting Kubelet")
+            Given::of(&state).map_err(anyhow::Error::msg)
         })?;
         Ok(given.filter(|given| *given != Given::default()))
     }
