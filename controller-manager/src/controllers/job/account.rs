@@ -107,7 +107,11 @@ pub fn account(look: &Look<'_>, decision: &Decision, done: Done) -> Account {
 fn suspend_or_resume(job: &Job, status: &mut JobStatus, now: Timestamp, events: &mut Vec<Op>) -> bool {
     if is_suspended(job) {
         let changed = ensure(status, new_condition("Suspended", "JobSuspended", "Job suspended", now));
-        events.extend(changed.then(|| Op::normal(job, "Suspended", "Job suspended")));
+        if changed {
+            // It has not started, so that its template may be changed before it does.
+            status.start_time = None;
+            events.push(Op::normal(job, "Suspended", "Job suspended"));
+        }
         return changed;
     }
     let resumed = JobCondition { status: "False".to_owned(), ..new_condition("Suspended", "JobResumed", "Job resumed", now) };

@@ -140,7 +140,10 @@ fn the_deadline_and_suspending() {
     resumed.spec.as_mut().unwrap().suspend = Some(false);
     let (resumed, _) = follow(&resumed, &[]);
     assert_eq!(conditions(&resumed), ["Suspended=False JobResumed"]);
-    assert!(resumed.status.unwrap().start_time.is_some());
+    assert!(resumed.status.as_ref().unwrap().start_time.is_some());
+    let mut again = resumed;
+    again.spec.as_mut().unwrap().suspend = Some(true);
+    assert_eq!(follow(&again, &[]).0.status.unwrap().start_time, None, "the deadline does not run while it is suspended");
 }
 
 #[test]
