@@ -225,10 +225,8 @@ impl Planner<'_> {
                 continue;
             }
             if !self.is_unavailable(pod) {
-                if room == 0 {
-                    break;
-                }
-                room -= 1;
+                let Some(less) = room.checked_sub(1) else { continue };
+                room = less;
             }
             self.step(Act::Delete, pod, Work::default());
             gone += 1;

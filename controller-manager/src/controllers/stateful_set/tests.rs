@@ -127,7 +127,7 @@ fn rolling_several_at_a_time() {
     check(most(json!("50%")), &[("0o 1o 2o", "-2")]);
     let mut parallel = most(json!(2));
     parallel["podManagementPolicy"] = json!("Parallel");
-    check(parallel, &[("0o 1o 2-", "-1"), ("0o 1- 2-", ""), ("0o 1o- 2-", "-1"), ("0o- 1o- 2o-", "-2 -1 -0")]);
+    check(parallel, &[("0o 1o 2-", "-1"), ("0o 1- 2-", ""), ("0o 1o- 2-", "-1"), ("0o- 1o- 2o-", "-2 -1 -0"), ("0o- 1o- 2o", "-1 -0")]);
 }
 
 #[test]
