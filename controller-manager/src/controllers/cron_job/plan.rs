@@ -88,6 +88,14 @@ fn run(cron_job: &CronJob, now: Timestamp, plan: &mut Plan) {
     if spec.suspend == Some(true) {
         return;
     }
+    if spec.schedule.contains("TZ") {
+        let message = format!(
+            "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ \
+             for more details",
+            spec.schedule
+        );
+        plan.events.push(Op::warning(cron_job, "UnsupportedSchedule", message));
+    }
     let schedule = match Schedule::parse(&spec.schedule, spec.time_zone.as_deref()) {
         Ok(schedule) => schedule,
         Err(error) => {
