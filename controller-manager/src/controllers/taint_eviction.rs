@@ -10,17 +10,24 @@ use api::scheduling::tolerates;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use parking_lot::Mutex;
 use serde_json::json;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The reason of all its events.
+const EVICTION: &str = "TaintManagerEviction";
 
 /// Keys are pods.
 pub struct TaintEvictionController {
     context: Context,
     nodes: Arc<Cache<Node>>,
     pods: Arc<Cache<Pod>>,
+    /// The pods that will have to go, each until it does or need not any more.
+    waiting: Mutex<HashSet<ObjectKey>>,
 }
 
 fn evicting(node: &Node) -> Vec<&Taint> {
@@ -34,12 +41,10 @@ fn leaves_at(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Option<Timestamp> 
     let came = pod.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     let mut earliest: Option<Timestamp> = None;
     for taint in taints {
-        let mut tolerating = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
-        if tolerating.peek().is_none() {
-            return Some(now);
-        }
+        // The first toleration that fits is the one that counts.
+        let Some(tolerating) = tolerations.iter().find(|toleration| tolerates(toleration, taint)) else { return Some(now) };
         let since = taint.time_added.as_ref().map_or(now, |time| time.0).max(came);
-        if let Some(seconds) = tolerating.filter_map(|toleration| toleration.toleration_seconds).min() {
+        if let Some(seconds) = tolerating.toleration_seconds {
             let at = since + SignedDuration::from_secs(seconds.clamp(0, i64::from(i32::MAX)));
             earliest = Some(earliest.map_or(at, |earlier| earlier.min(at)));
         }
@@ -56,8 +61,28 @@ fn plan(pod: &Pod, taints: &[&Taint], now: Timestamp) -> Vec<Op> {
         let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
         return vec![Op::After(left + Duration::from_millis(1))];
     }
-    let event = ("TaintManagerEviction", format!("Marking for deletion Pod {}", ObjectKey::of(pod)));
+    let event = (EVICTION, format!("Marking for deletion Pod {}", ObjectKey::of(pod)));
     evict(pod, event, ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"), now)
+}
+
+/// Remembers whether a pod waits, and adds that one that did may stay.
+fn follow(waiting: &mut HashSet<ObjectKey>, key: &ObjectKey, ops: Vec<Op>) -> Vec<Op> {
+    if matches!(ops.as_slice(), [Op::After(_)]) {
+        waiting.insert(key.clone());
+        return ops;
+    }
+    if !waiting.remove(key) || !ops.is_empty() {
+        return ops;
+    }
+    let about = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(key.namespace.clone()),
+        name: Some(key.name.clone()),
+        ..ObjectReference::default()
+    };
+    let message = format!("Cancelling deletion of Pod {key}");
+    vec![Op::Event { about: Box::new(about), warning: false, reason: EVICTION, message }]
 }
 
 /// Deletes a pod, with an event and a condition that say why, each a reason and a text.
@@ -86,7 +111,14 @@ impl TaintEvictionController {
     pub fn new(context: Context) -> Self {
         let pods: Arc<Cache<Pod>> = context.caches.of();
         pods.add_index(BY_NODE, node_of);
-        Self { nodes: context.caches.of(), pods, context }
+        Self { nodes: context.caches.of(), pods, context, waiting: Mutex::default() }
+    }
+
+    fn decide(&self, key: &ObjectKey) -> Vec<Op> {
+        let pod = self.pods.get(key);
+        let node = pod.as_deref().and_then(pods::node_name).and_then(|node| self.nodes.get(&ObjectKey::new("", node)));
+        let ops = pod.zip(node).map_or_else(Vec::new, |(pod, node)| plan(&pod, &evicting(&node), self.context.clock.now()));
+        follow(&mut self.waiting.lock(), key, ops)
     }
 }
 
@@ -113,12 +145,7 @@ impl Controller for TaintEvictionController {
     }
 
     fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, anyhow::Result<Option<Duration>>> {
-        Box::pin(async move {
-            let Some(pod) = self.pods.get(key) else { return Ok(None) };
-            let node = pods::node_name(&pod).and_then(|node| self.nodes.get(&ObjectKey::new("", node)));
-            let Some(node) = node else { return Ok(None) };
-            Ok(self.context.executor.apply(plan(&pod, &evicting(&node), self.context.clock.now())).await?)
-        })
+        Box::pin(async move { Ok(self.context.executor.apply(self.decide(key)).await?) })
     }
 }
 
@@ -145,6 +172,7 @@ mod tests {
             (vec![tolerating("a", Some(300)), tolerating("b", Some(300))], 0, Some(400)),
             (vec![tolerating("a", Some(300)), tolerating("b", Some(10))], 0, Some(210)),
             (vec![tolerating("a", Some(300)), tolerating("b", None)], 900, Some(1200)),
+            (vec![json!({"operator": "Exists"}), tolerating("a", Some(300))], 0, None),
         ];
         for (tolerations, came, expected) in cases {
             let pod: Pod = serde_json::from_value(
@@ -154,5 +182,21 @@ mod tests {
             let leaves = leaves_at(&pod, &taints.iter().collect::<Vec<_>>(), at(1000));
             assert_eq!(leaves.map(Timestamp::as_second), expected, "{tolerations:?}");
         }
+    }
+
+    #[test]
+    fn one_that_waited_may_stay() {
+        let (mut waiting, key) = (HashSet::new(), ObjectKey::new("ns", "p"));
+        let after = || vec![Op::After(Duration::from_secs(1))];
+        let text = |ops: Vec<Op>| match &ops[..] {
+            [Op::Event { message, .. }] => message.clone(),
+            other => format!("{}", other.len()),
+        };
+        let mut next = |ops| text(follow(&mut waiting, &key, ops));
+        assert_eq!([next(vec![]), next(after()), next(vec![]), next(vec![])], ["0", "1", "Cancelling deletion of Pod ns/p", "0"]);
+        assert_eq!(
+            [next(after()), next(evict(&Pod::default(), (EVICTION, String::new()), ("", ""), Timestamp::UNIX_EPOCH)), next(vec![])],
+            ["1", "3", "0"]
+        );
     }
 }
