@@ -39,6 +39,8 @@ pub struct Settings {
     pub node_networks: Option<crate::controllers::node_ipam::Networks>,
     /// Where load balancers' addresses come from (`--load-balancer-cidr`, `--load-balancer-on-nodes`).
     pub load_balancers: Option<crate::controllers::service_lb::Pool>,
+    /// How many finished pods are kept; 0 keeps all (`--terminated-pod-gc-threshold`).
+    pub finished_pods_kept: usize,
     /// When a node counts as failed, and how fast failed nodes are emptied (`--node-monitor-grace-period` and the like).
     pub node_health: crate::controllers::node_lifecycle::NodeHealth,
 }

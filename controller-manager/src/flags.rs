@@ -85,6 +85,9 @@ pub struct Flags {
     /// The number of nodes above which a zone counts as large.
     #[arg(long, default_value_t = 50)]
     pub large_cluster_size_threshold: usize,
+    /// How many finished pods are kept; all, if this is not above 0.
+    #[arg(long, default_value_t = 12_500, allow_negative_numbers = true)]
+    pub terminated_pod_gc_threshold: i32,
     /// The address on which health and metrics are served.
     #[arg(long, default_value = "0.0.0.0")]
     pub bind_address: IpAddr,

@@ -17,6 +17,7 @@ pub mod controllers;
 pub mod discovery;
 pub mod endpoint_slices;
 pub mod flags;
+pub mod nodes;
 pub mod ops;
 pub mod pods;
 pub mod revisions;

@@ -29,6 +29,7 @@ async fn main() -> anyhow::Result<()> {
         cluster_signing_cert_file,
         cluster_signing_key_file,
         cluster_signing_duration,
+        terminated_pod_gc_threshold,
         bind_address,
         secure_port,
         v,
@@ -58,6 +59,7 @@ async fn main() -> anyhow::Result<()> {
         signing,
         node_networks,
         load_balancers,
+        finished_pods_kept: usize::try_from(terminated_pod_gc_threshold).unwrap_or(0),
         node_health,
     };
     let client = client::connect(&kubeconfig, "kube-controller-manager").await?;

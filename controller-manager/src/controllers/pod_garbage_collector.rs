@@ -1,11 +1,11 @@
-//! Pods that nobody else will remove: finished ones beyond a number, those on nodes that are gone, and those deleted before they had a node
-//! (upstream: `pkg/controller/podgc`).
+//! Pods that nobody else will remove: finished ones beyond a number, those on nodes that are gone, those that are being deleted on nodes that are out of service,
+//! and those deleted before they had a node (upstream: `pkg/controller/podgc`).
 //!
 //! Upstream looks every 20 seconds; here a pod is looked at when it or its node changes.
 
 use crate::controller::{Context, Controller, Keys};
 use crate::ops::{DeleteOptions, Op, PatchKind, Request};
-use crate::pods;
+use crate::{nodes, pods};
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -15,8 +15,6 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Finished pods kept at most (`--terminated-pod-gc-threshold`).
-const FINISHED_KEPT: usize = 12_500;
 /// How long a node has to be gone before its pods are (upstream: two looks, 20 s apart, and 40 s of quarantine).
 const QUARANTINE: Duration = Duration::from_secs(40);
 /// The index of pods by node.
@@ -42,42 +40,71 @@ impl PodGarbageCollector {
         Self { pods, nodes: context.caches.of(), context }
     }
 
+    fn node(&self, pod: &Pod) -> Option<Arc<Node>> {
+        self.nodes.get(&ObjectKey::new("", pods::node_name(pod)?))
+    }
+
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(pod) = self.pods.get(key) else { return Ok(None) };
-        let node = pods::node_name(&pod).map(|name| ObjectKey::new("", name));
-        let orphaned = node.as_ref().is_some_and(|node| self.nodes.get(node).is_none());
-        let ops = plan(&pod, orphaned, self.context.clock.now());
-        if orphaned && !ops.is_empty() {
+        let Some(cause) = cause(&pod, self.node(&pod).as_deref()) else { return Ok(None) };
+        if cause == Cause::NodeGone {
             // The cache may be behind: only the apiserver can say that a node is gone.
             let api: kube::Api<Node> = kube::Api::all(self.context.executor.client().clone());
-            if let Some(node) = node
-                && api.get_opt(&node.name).await?.is_some()
-            {
+            if api.get_opt(pods::node_name(&pod).unwrap_or_default()).await?.is_some() {
                 return Ok(None);
             }
         }
-        Ok(self.context.executor.apply(ops).await?)
+        Ok(self.context.executor.apply(remove(&pod, cause, self.context.clock.now())).await?)
     }
 
+    /// Whether there may be more finished pods than are kept.
+    fn is_full(&self) -> bool {
+        let kept = self.context.settings.finished_pods_kept;
+        kept > 0 && self.pods.len() > kept
+    }
+
+    /// The finished pods beyond the number that is kept: evicted ones first, then the oldest.
     fn finished_too_many(&self) -> Vec<ObjectKey> {
         let mut finished: Vec<Arc<Pod>> =
             self.pods.list().into_iter().filter(|pod| pods::is_finished(pod) && !pods::is_terminating(pod)).collect();
-        let surplus = finished.len().saturating_sub(FINISHED_KEPT);
-        finished.sort_by_key(|pod| pod.metadata.creation_timestamp.clone().map(|time| time.0));
+        let surplus = finished.len().saturating_sub(self.context.settings.finished_pods_kept);
+        finished.sort_by_key(|pod| order(pod));
         finished.into_iter().take(surplus).map(|pod| ObjectKey::of(pod.as_ref())).collect()
     }
 }
 
-fn plan(pod: &Pod, orphaned: bool, now: Timestamp) -> Vec<Op> {
-    let key = ObjectKey::of(pod);
-    let unscheduled = pods::is_terminating(pod) && pods::node_name(pod).is_none();
-    if !orphaned && !unscheduled {
-        return Vec::new();
+/// Which finished pods go first.
+fn order(pod: &Pod) -> (bool, Option<Timestamp>) {
+    let evicted = pods::phase(pod) == "Failed" && pod.status.as_ref().is_some_and(|status| status.reason.as_deref() == Some("Evicted"));
+    (!evicted, pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+}
+
+/// Why nobody else will remove a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// Its node is gone.
+    NodeGone,
+    /// It is being deleted, and its node is off for good.
+    OutOfService,
+    /// It is being deleted, and no kubelet has ever had it.
+    NeverBound,
+}
+
+fn cause(pod: &Pod, node: Option<&Node>) -> Option<Cause> {
+    let going = pods::is_terminating(pod);
+    match (pods::node_name(pod), node) {
+        (None, _) => going.then_some(Cause::NeverBound),
+        (Some(_), None) => Some(Cause::NodeGone),
+        (Some(_), Some(node)) => (going && !nodes::is_ready(node) && nodes::is_out_of_service(node)).then_some(Cause::OutOfService),
     }
+}
+
+fn remove(pod: &Pod, cause: Cause, now: Timestamp) -> Vec<Op> {
+    let key = ObjectKey::of(pod);
     let mut ops = Vec::new();
     if !pods::is_finished(pod) {
         let mut status = json!({"phase": "Failed"});
-        if orphaned {
+        if cause == Cause::NodeGone {
             let condition = PodCondition {
                 type_: "DisruptionTarget".to_owned(),
                 status: "True".to_owned(),
@@ -99,24 +126,17 @@ fn plan(pod: &Pod, orphaned: bool, now: Timestamp) -> Vec<Op> {
 
 impl Controller for PodGarbageCollector {
     fn watch(self: Arc<Self>, keys: &Keys) {
-        let (queue, nodes) = (keys.clone(), self.nodes.clone());
-        let collector = Arc::downgrade(&self);
+        let (queue, collector) = (keys.clone(), Arc::downgrade(&self));
         self.pods.subscribe(move |change| {
             let pod = change.object();
-            if matches!(change, Change::Deleted(_)) {
-                return;
-            }
-            match pods::node_name(pod) {
-                None if pods::is_terminating(pod) => queue.add(ObjectKey::of(pod.as_ref())),
-                Some(node) if nodes.has_synced() && nodes.get(&ObjectKey::new("", node)).is_none() => {
-                    queue.add_after(ObjectKey::of(pod.as_ref()), QUARANTINE)
-                }
-                _ => {}
+            let Some(collector) = collector.upgrade().filter(|_| !matches!(change, Change::Deleted(_))) else { return };
+            match cause(pod, collector.node(pod).as_deref()) {
+                Some(Cause::NodeGone) if collector.nodes.has_synced() => queue.add_after(ObjectKey::of(pod.as_ref()), QUARANTINE),
+                Some(Cause::NodeGone) | None => {}
+                Some(_) => queue.add(ObjectKey::of(pod.as_ref())),
             }
             let just_finished = pods::is_finished(pod) && change.old().is_none_or(|old| !pods::is_finished(old));
-            if let Some(collector) = just_finished.then(|| collector.upgrade()).flatten()
-                && collector.pods.len() > FINISHED_KEPT
-            {
+            if just_finished && collector.is_full() {
                 for key in collector.finished_too_many() {
                     queue.add(key);
                 }
@@ -124,9 +144,15 @@ impl Controller for PodGarbageCollector {
         });
         let (queue, pods) = (keys.clone(), self.pods.clone());
         self.nodes.subscribe(move |change| {
-            if let Change::Deleted(node) = change {
-                for pod in pods.by_index(BY_NODE, node.metadata.name.as_deref().unwrap_or_default()) {
+            let node = change.object();
+            let on_it = || pods.by_index(BY_NODE, node.metadata.name.as_deref().unwrap_or_default());
+            if matches!(change, Change::Deleted(_)) {
+                for pod in on_it() {
                     queue.add_after(ObjectKey::of(pod.as_ref()), QUARANTINE);
+                }
+            } else if nodes::is_out_of_service(node) {
+                for pod in on_it().iter().filter(|pod| cause(pod, Some(node)).is_some()) {
+                    queue.add(ObjectKey::of(pod.as_ref()));
                 }
             }
         });
@@ -134,7 +160,7 @@ impl Controller for PodGarbageCollector {
 
     fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, anyhow::Result<Option<Duration>>> {
         Box::pin(async move {
-            if self.pods.get(key).is_some_and(|pod| pods::is_finished(&pod)) && self.finished_too_many().contains(key) {
+            if self.is_full() && self.finished_too_many().contains(key) {
                 let options = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
                 self.context.executor.apply(vec![Op::send(Request::delete::<Pod>(key, &options))]).await?;
                 return Ok(None);
@@ -155,19 +181,49 @@ mod tests {
             let deleted = going.then_some("2026-01-01T00:00:00Z");
             serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "p", "deletionTimestamp": deleted}, "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase}})).unwrap()
         };
-        let methods = |pod: &Pod, orphaned| {
-            let ops = plan(pod, orphaned, Timestamp::from_second(0).unwrap());
-            ops.into_iter()
-                .filter_map(|op| if let Op::Send(request) = op { Some((request.method, request.body)) } else { None })
-                .collect::<Vec<(&str, Value)>>()
+        let node = |ready: &str, taint: &str| -> Node {
+            let (spec, conditions) =
+                (json!({"taints": [{"key": taint, "effect": "NoExecute"}]}), json!([{"type": "Ready", "status": ready}]));
+            serde_json::from_value(json!({"spec": spec, "status": {"conditions": conditions}})).unwrap()
         };
-        let names = |ops: Vec<(&'static str, Value)>| ops.iter().map(|(method, _)| *method).collect::<Vec<_>>();
-        assert_eq!(names(methods(&pod(Some("n"), "Running", true), false)), [] as [&str; 0]);
-        assert_eq!(names(methods(&pod(Some("n"), "Running", false), true)), ["PATCH", "DELETE"]);
-        assert_eq!(names(methods(&pod(Some("n"), "Failed", false), true)), ["DELETE"]);
-        assert_eq!(names(methods(&pod(None, "Pending", true), false)), ["PATCH", "DELETE"]);
-        assert_eq!(names(methods(&pod(None, "Pending", false), false)), [] as [&str; 0]);
-        let condition = &methods(&pod(Some("n"), "Running", false), true)[0].1["status"]["conditions"][0];
-        assert_eq!(condition["reason"], "DeletionByPodGC");
+        let methods = |pod: &Pod, cause| {
+            let ops = remove(pod, cause, Timestamp::UNIX_EPOCH).into_iter();
+            ops.filter_map(|op| if let Op::Send(request) = op { Some((request.method, request.body)) } else { None }).collect::<Vec<_>>()
+        };
+        let (well, silent) = (node("True", nodes::OUT_OF_SERVICE), node("Unknown", "other"));
+        let off = node("Unknown", nodes::OUT_OF_SERVICE);
+        for (node_name, phase, going, node, expected) in [
+            (Some("n"), "Running", true, Some(&well), None),
+            (Some("n"), "Running", true, Some(&silent), None),
+            (Some("n"), "Running", true, Some(&off), Some((Cause::OutOfService, vec!["PATCH", "DELETE"]))),
+            (Some("n"), "Running", false, Some(&off), None),
+            (Some("n"), "Running", false, None, Some((Cause::NodeGone, vec!["PATCH", "DELETE"]))),
+            (Some("n"), "Failed", false, None, Some((Cause::NodeGone, vec!["DELETE"]))),
+            (None, "Pending", true, None, Some((Cause::NeverBound, vec!["PATCH", "DELETE"]))),
+            (None, "Pending", false, None, None),
+        ] {
+            let pod = pod(node_name, phase, going);
+            let cause = cause(&pod, node);
+            let found = cause.map(|cause| (cause, methods(&pod, cause).iter().map(|(method, _)| *method).collect::<Vec<_>>()));
+            assert_eq!(found, expected, "{node_name:?} {phase} {going}");
+        }
+        let told = |cause| methods(&pod(Some("n"), "Running", true), cause)[0].1["status"].clone();
+        assert_eq!(told(Cause::NodeGone)["conditions"][0]["reason"], "DeletionByPodGC");
+        assert_eq!(told(Cause::OutOfService), json!({"phase": "Failed"}));
+    }
+
+    #[test]
+    fn evicted_pods_go_first_then_the_oldest() {
+        let pod = |name: &str, reason: Value, created: &str| -> Pod {
+            let status = json!({"phase": "Failed", "reason": reason});
+            serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status})).unwrap()
+        };
+        let mut pods = [
+            pod("young", json!(null), "2026-01-03T00:00:00Z"),
+            pod("evicted", json!("Evicted"), "2026-01-02T00:00:00Z"),
+            pod("old", json!(null), "2026-01-01T00:00:00Z"),
+        ];
+        pods.sort_by_key(order);
+        assert_eq!(pods.map(|pod| pod.metadata.name.unwrap()), ["evicted", "old", "young"]);
     }
 }

@@ -9,6 +9,7 @@ pub mod zones;
 use self::zones::{Rates, Verdict, Zones};
 use super::pod_garbage_collector::{BY_NODE, node_of};
 use crate::controller::{Context, Controller, Keys, watch_all};
+use crate::nodes::{condition, is_ready};
 use crate::ops::{Op, PatchKind, Request};
 use crate::pods;
 use client::{Cache, Change, ObjectKey};
@@ -80,14 +81,6 @@ pub struct NodeLifecycleController {
     pods: Arc<Cache<Pod>>,
     health: Mutex<HashMap<String, Health>>,
     zones: Mutex<Zones>,
-}
-
-fn condition<'a>(node: &'a Node, condition_type: &str) -> Option<&'a NodeCondition> {
-    node.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| condition.type_ == condition_type)
-}
-
-fn is_ready(node: &Node) -> bool {
-    condition(node, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
 /// The conditions of a node that has fallen silent.

@@ -8,6 +8,7 @@ pub mod plan;
 use super::super::pod_garbage_collector::{BY_NODE, node_of};
 use super::{BY_CLAIM, claim_of, claims_of, is_bound_to, volume_name};
 use crate::controller::{Context, Controller, Keys};
+use crate::nodes;
 use crate::pods;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
@@ -166,7 +167,7 @@ impl Controller for AttachDetach {
         let judged = |node: &Node| {
             let status = node.status.as_ref();
             let volumes = status.map(|s| (s.volumes_attached.clone(), s.volumes_in_use.clone()));
-            let ready = status.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == "Ready").map(|c| c.status.clone()));
+            let ready = nodes::condition(node, "Ready").map(|ready| ready.status.clone());
             (volumes, ready, node.spec.as_ref().and_then(|spec| spec.taints.clone()), node.metadata.annotations.clone())
         };
         self.nodes.subscribe(move |change| {

@@ -4,6 +4,7 @@
 //! have it in use; from a node that is out of service at once, and from one that has not been heard for a while after [`MAX_WAIT`], as nobody can say what it does.
 
 use crate::controllers::volumes::claim_ref;
+use crate::nodes;
 use crate::ops::{DeleteOptions, Op, PatchKind, Request};
 use api::csi;
 use client::ObjectKey;
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 /// How long a node that is not well keeps a volume that it says it uses (upstream: `ReconcilerMaxWaitForUnmountDuration`).
 pub const MAX_WAIT: SignedDuration = SignedDuration::from_mins(6);
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// A driver's volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,17 +103,6 @@ fn name_of(volume: &PersistentVolume) -> &str {
     volume.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// Whether the node keeps what it says it uses.
-fn holds_on(node: &Node) -> bool {
-    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
-    taints.into_iter().all(|taint| taint.key != OUT_OF_SERVICE)
-}
-
-fn is_well(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
 /// The volumes of attachments that this controller made, which it knows by their names. Those that somebody else made are nobody's business.
 fn own<'a>(world: &World<'a>) -> BTreeMap<Volume, &'a VolumeAttachment> {
     let reported = world.node.and_then(|node| node.status.as_ref()?.volumes_attached.as_ref());
@@ -153,7 +142,9 @@ pub fn plan(world: &World<'_>) -> Plan {
         let since = world.leaving.get(volume).copied().unwrap_or(world.now);
         plan.leaving.insert(volume.clone(), since);
         let left = MAX_WAIT - world.now.duration_since(since);
-        let keeps = world.node.is_some_and(|node| in_use(volume) && holds_on(node) && (is_well(node) || left.is_positive()));
+        let keeps = world
+            .node
+            .is_some_and(|node| in_use(volume) && !nodes::is_out_of_service(node) && (nodes::is_ready(node) || left.is_positive()));
         if !keeps {
             detached.push(Op::send(Request::delete::<VolumeAttachment>(&ObjectKey::of(*attachment), &DeleteOptions::default())));
             continue;
@@ -367,7 +358,7 @@ mod tests {
             ("in use for long, by a node that is well", Some(node(true, true, true, None)), 400, vec![]),
             ("in use by a node that is not heard", Some(node(true, true, false, None)), 60, vec!["after 300".to_owned()]),
             ("not heard for long", Some(node(true, true, false, None)), 360, detached.clone()),
-            ("out of service", Some(node(true, true, false, Some(OUT_OF_SERVICE))), 0, detached),
+            ("out of service", Some(node(true, true, false, Some(nodes::OUT_OF_SERVICE))), 0, detached),
             ("the node is gone", None, 0, vec![name]),
         ] {
             let plan = made(node.as_ref(), &BTreeMap::new(), &attachment(json!({"attached": true})), since);
