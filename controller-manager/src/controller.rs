@@ -1,6 +1,6 @@
 //! What a controller is, and the loop that runs one.
 
-use crate::ops::{Executor, is_conflict};
+use crate::ops::{Executor, is_conflict, namespace_is_terminating};
 use client::clock::Clock;
 use client::{Cache, Change, ObjectKey, SharedCaches, WorkQueue};
 use futures::future::BoxFuture;
@@ -102,6 +102,11 @@ async fn work(name: &'static str, controller: &dyn Controller, keys: &Keys, key:
             if let Some(after) = after {
                 keys.add_after(key.clone(), after);
             }
+        }
+        // Whoever asked for what cannot be created there any more is going, too.
+        Err(error) if error.downcast_ref().is_some_and(namespace_is_terminating) => {
+            tracing::debug!(controller = name, %key, error = format!("{error:#}"), "the namespace is being deleted");
+            keys.forget(key);
         }
         Err(error) => {
             if is_conflict(&error) {

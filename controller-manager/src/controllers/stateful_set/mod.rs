@@ -152,7 +152,8 @@ impl StatefulSetController {
         let executor = &self.context.executor;
         let pod = step.pod.as_ref();
         if let Err(error) = self.see_to_claims(set, step).await {
-            if matches!(step.act, Act::Create | Act::Update) {
+            let is_news = !error.downcast_ref().is_some_and(crate::ops::namespace_is_terminating);
+            if is_news && matches!(step.act, Act::Create | Act::Update) {
                 self.tell(set, step.act, pod, Some(&format!("{error:#}")));
             }
             return Err(error);
@@ -206,6 +207,7 @@ impl StatefulSetController {
                 }
                 // The cache has not seen it yet.
                 Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+                Err(error) if crate::ops::namespace_is_terminating(&error) => return Err(error.into()),
                 Err(error) => {
                     let text = children::text(&error);
                     let message = format!("Create Claim {claim_name} for Pod {pod} in StatefulSet {name} failed error: {text}");
