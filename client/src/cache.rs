@@ -194,6 +194,11 @@ impl<K: Cacheable> Cache<K> {
         objects.by_key.range(from..).take_while(|(key, _)| key.namespace == namespace).map(|(_, object)| object.clone()).collect()
     }
 
+    /// Whether a namespace has any.
+    pub fn has_in_namespace(&self, namespace: &str) -> bool {
+        self.objects.read().by_key.range(ObjectKey::new(namespace, "")..).next().is_some_and(|(key, _)| key.namespace == namespace)
+    }
+
     /// The objects whose controller (owner reference with `controller: true`) has that UID.
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
         self.by_index(BY_OWNER, uid)

@@ -239,7 +239,7 @@ impl Controller for NamespaceController {
             let Change::Deleted(pod) = change else { return };
             let key = ObjectKey::new("", pod.metadata.namespace.as_deref().unwrap_or_default());
             let going = namespaces.get(&key).is_some_and(|namespace| namespace.metadata.deletion_timestamp.is_some());
-            if going && pods.in_namespace(&key.name).is_empty() {
+            if going && !pods.has_in_namespace(&key.name) {
                 keys.add(key);
             }
         });
