@@ -5,8 +5,10 @@
 //! into a new one. Slices are never merged for the sake of merging.
 
 use crate::ops::{DeleteOptions, Executor, Request, namespace_is_terminating};
+use crate::trigger_times::{self, TRIGGER_TIME};
 use crate::written::WrittenChildren;
 use client::ObjectKey;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -77,6 +79,13 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Notes since when everything that is written is to be as it will be.
+    pub fn since(&mut self, time: Option<Timestamp>) {
+        for slice in self.create.iter_mut().chain(&mut self.update) {
+            trigger_times::note(&mut slice.metadata.annotations, time);
+        }
+    }
+
     fn extend(&mut self, more: Changes) {
         self.create.extend(more.create);
         self.update.extend(more.update);
@@ -99,8 +108,9 @@ impl Template {
     }
 
     fn dress(&self, slice: &mut EndpointSlice) -> bool {
-        let dressed = slice.metadata.labels.as_ref() == Some(&self.labels)
-            && slice.metadata.annotations.clone().unwrap_or_default() == self.annotations;
+        // Since when a slice is what it is was true when it was written.
+        let own = slice.metadata.annotations.iter().flatten().filter(|(key, _)| *key != TRIGGER_TIME);
+        let dressed = slice.metadata.labels.as_ref() == Some(&self.labels) && own.eq(&self.annotations);
         slice.metadata.labels = Some(self.labels.clone());
         slice.metadata.annotations = some_map(&self.annotations);
         !dressed
@@ -320,5 +330,18 @@ mod tests {
         let changes = relabelled.pack(group(80, 0..3), &slices);
         assert_eq!((changes.create.len(), changes.update.len(), changes.delete.len()), (0, 1, 0));
         assert_eq!(changes.update[0].metadata.labels.as_ref().unwrap()["a"], "b");
+    }
+
+    #[test]
+    fn what_is_written_says_since_when_and_is_not_written_for_that() {
+        let mut next = 0;
+        let mut changes = template(100).pack(group(80, 0..3), &[]);
+        changes.since(Some(Timestamp::UNIX_EPOCH));
+        let slices = apply(Vec::new(), changes, &mut next);
+        assert_eq!(slices[0].metadata.annotations.as_ref().unwrap()[TRIGGER_TIME], "1970-01-01T00:00:00Z");
+        assert_eq!(template(100).pack(group(80, 0..3), &slices), Changes::default());
+        let mut changes = template(100).pack(group(80, 0..4), &slices);
+        changes.since(None);
+        assert_eq!(changes.update[0].metadata.annotations, None);
     }
 }

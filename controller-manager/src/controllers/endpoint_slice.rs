@@ -1,15 +1,16 @@
 //! EndpointSlices: for every service with a selector the endpoints of its pods, in slices of a hundred, by address family and by ports
 //! (upstream: `pkg/controller/endpointslice`, `k8s.io/endpointslice`).
 //!
-//! Left out: the annotation with the time of the change that a slice follows, and hints by the share of CPU in each zone (`topology-mode: Auto`); hints
-//! follow `trafficDistribution`.
+//! Left out: hints by the share of CPU in each zone (`topology-mode: Auto`); hints follow `trafficDistribution`.
 
 use crate::claim::controller_reference;
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, ports_key};
+use crate::ops::{Op, is_conflict};
+use crate::trigger_times::TriggerTimes;
 use crate::written::WrittenChildren;
-use crate::{pods, services};
-use anyhow::bail;
+use crate::{children, pods, services};
+use anyhow::anyhow;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
@@ -32,6 +33,7 @@ pub struct EndpointSliceController {
     nodes: Arc<Cache<Node>>,
     slices: Arc<Cache<EndpointSlice>>,
     written: WrittenChildren,
+    trigger_times: TriggerTimes,
 }
 
 /// What the cluster has for one service.
@@ -53,6 +55,7 @@ impl EndpointSliceController {
             pods: context.caches.of(),
             nodes: context.caches.of(),
             written: WrittenChildren::default(),
+            trigger_times: TriggerTimes::default(),
             slices,
             context,
         }
@@ -62,6 +65,7 @@ impl EndpointSliceController {
         // The slices of a service that is gone are the garbage collector's.
         let Some(service) = self.services.get(key) else {
             self.written.forget(key);
+            self.trigger_times.forget(key);
             return Ok(None);
         };
         let Some(selector) = services::selector(&service) else { return Ok(None) };
@@ -75,12 +79,20 @@ impl EndpointSliceController {
             Some(node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned())
         };
         let pods = services::pods_of(&service, &selector, &self.pods);
-        let (changes, lost) = plan(&State { service: &service, pods: &pods, slices: &slices, zone: &zone });
-        endpoint_slices::write(&self.context.executor, &self.written, key, changes).await?;
-        if let Some(problem) = lost.first() {
-            bail!("{problem}");
+        let (mut changes, lost) = plan(&State { service: &service, pods: &pods, slices: &slices, zone: &zone });
+        changes.since(self.trigger_times.since_last(&service, &pods));
+        let written = endpoint_slices::write(&self.context.executor, &self.written, key, changes).await;
+        let error = match (written, lost.first()) {
+            (Ok(()), None) => return Ok(None),
+            (Ok(()), Some(problem)) => anyhow!("{problem}"),
+            (Err(error), _) => error.into(),
+        };
+        if !is_conflict(&error) {
+            let why = error.downcast_ref().map_or_else(|| error.to_string(), children::text);
+            let message = format!("Error updating Endpoint Slices for Service {key}: {why}");
+            self.context.executor.apply(vec![Op::warning(service.as_ref(), "FailedToUpdateEndpointSlices", message)]).await?;
         }
-        Ok(None)
+        Err(error)
     }
 }
 

@@ -5,6 +5,7 @@ use crate::claim::controller_reference;
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, ports_key};
 use crate::services;
+use crate::trigger_times::TRIGGER_TIME;
 use crate::written::WrittenChildren;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
@@ -20,7 +21,7 @@ const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// What holds a lease has no endpoints.
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations of the Endpoints that say nothing about the slices.
-const OWN_ANNOTATIONS: [&str; 2] = ["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
+const OWN_ANNOTATIONS: [&str; 2] = [TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
 /// `--mirroring-max-endpoints-per-subset`.
 const CAPACITY: usize = 1000;
 

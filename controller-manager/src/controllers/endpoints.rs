@@ -4,9 +4,11 @@
 
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::ops::{DeleteOptions, Op, Request, namespace_is_terminating};
+use crate::trigger_times::{self, TriggerTimes};
 use crate::{children, pods, services};
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
@@ -27,22 +29,26 @@ pub struct EndpointsController {
     services: Arc<Cache<Service>>,
     pods: Arc<Cache<Pod>>,
     endpoints: Arc<Cache<Endpoints>>,
+    trigger_times: TriggerTimes,
 }
 
 impl EndpointsController {
     /// With the shared caches.
     pub fn new(context: Context) -> Self {
-        Self { services: context.caches.of(), pods: context.caches.of(), endpoints: context.caches.of(), context }
+        let (services, pods, endpoints) = (context.caches.of(), context.caches.of(), context.caches.of());
+        Self { services, pods, endpoints, trigger_times: TriggerTimes::default(), context }
     }
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(service) = self.services.get(key) else {
+            self.trigger_times.forget(key);
             self.context.executor.send(Request::delete::<Endpoints>(key, &DeleteOptions::default())).await?;
             return Ok(None);
         };
         let Some(selector) = services::selector(&service) else { return Ok(None) };
         let pods = services::pods_of(&service, &selector, &self.pods);
-        let Some(request) = plan(&service, &pods, self.endpoints.get(key).as_deref()) else { return Ok(None) };
+        let since = self.trigger_times.since_last(&service, &pods);
+        let Some(request) = plan(&service, &pods, self.endpoints.get(key).as_deref(), since) else { return Ok(None) };
         let creates = request.method == "POST";
         match self.context.executor.send(request).await {
             Ok(_) => Ok(None),
@@ -152,7 +158,8 @@ fn truncate(subsets: &mut Vec<EndpointSubset>) -> bool {
     over
 }
 
-fn plan(service: &Service, pods: &[Arc<Pod>], present: Option<&Endpoints>) -> Option<Request> {
+/// What has to be written, if anything; then also since when it is to be so.
+fn plan(service: &Service, pods: &[Arc<Pod>], present: Option<&Endpoints>, since: Option<Timestamp>) -> Option<Request> {
     let mut wanted = present.cloned().unwrap_or_else(|| new(service));
     let mut subsets = subsets(service, pods);
     let over = truncate(&mut subsets);
@@ -171,11 +178,11 @@ fn plan(service: &Service, pods: &[Arc<Pod>], present: Option<&Endpoints>) -> Op
         annotations.insert(OVER_CAPACITY.0.to_owned(), OVER_CAPACITY.1.to_owned());
     }
     wanted.metadata.annotations = (!annotations.is_empty()).then_some(annotations);
-    match present {
-        None => Some(Request::create(&wanted)),
-        Some(present) if *present == wanted => None,
-        Some(_) => Some(Request::replace(&wanted)),
+    if present == Some(&wanted) {
+        return None;
     }
+    trigger_times::note(&mut wanted.metadata.annotations, since);
+    Some(if present.is_some() { Request::replace(&wanted) } else { Request::create(&wanted) })
 }
 
 impl Controller for EndpointsController {
@@ -252,23 +259,30 @@ mod tests {
             pod("other-family", "fd00::1", "True", json!({})),
             pod("no-such-port", "10.1.0.6", "True", json!({"spec": {"containers": []}})),
         ];
-        let request = plan(&service(spec.clone()), &pods, None).unwrap();
+        let request = plan(&service(spec.clone()), &pods, None, None).unwrap();
         assert_eq!(request.method, "POST");
         assert_eq!(shown(&request), [(vec![8080], vec!["10.1.0.1".into(), "10.1.0.2".into()], vec!["10.1.0.3".into()])]);
         assert_eq!(request.body["metadata"]["labels"], json!({"l": "v", "endpoints.kubernetes.io/managed-by": "endpoint-controller"}));
         let made: Endpoints = serde_json::from_value(request.body).unwrap();
-        assert!(plan(&service(spec.clone()), &pods, Some(&made)).is_none(), "nothing to do the second time");
+        assert!(plan(&service(spec.clone()), &pods, Some(&made), Some(Timestamp::UNIX_EPOCH)).is_none(), "nothing to do the second time");
+        let request = plan(&service(spec.clone()), &pods[1..], Some(&made), Some(Timestamp::UNIX_EPOCH)).unwrap();
+        assert_eq!(request.body["metadata"]["annotations"], json!({trigger_times::TRIGGER_TIME: "1970-01-01T00:00:00Z"}));
+        let noted: Endpoints = serde_json::from_value(request.body).unwrap();
+        assert!(plan(&service(spec.clone()), &pods[1..], Some(&noted), None).is_none(), "the time alone is not worth a write");
+        let request = plan(&service(spec.clone()), &pods, Some(&noted), None).unwrap();
+        assert_eq!(request.body["metadata"]["annotations"], Value::Null, "a change of which nobody knows since when");
 
         let mut all = spec;
         all["publishNotReadyAddresses"] = json!(true);
-        let request = plan(&service(all), &pods, Some(&made)).unwrap();
+        let request = plan(&service(all), &pods, Some(&made), None).unwrap();
         assert_eq!((request.method, shown(&request)[0].1.len(), shown(&request)[0].2.len()), ("PUT", 4, 0));
     }
 
     #[test]
     fn headless_needs_no_ports_and_names_its_pods() {
         let named = json!({"spec": {"hostname": "h", "subdomain": "s"}});
-        let request = plan(&service(json!({"clusterIP": "None", "selector": {}})), &[pod("a", "10.1.0.1", "True", named)], None).unwrap();
+        let request =
+            plan(&service(json!({"clusterIP": "None", "selector": {}})), &[pod("a", "10.1.0.1", "True", named)], None, None).unwrap();
         let address = &request.body["subsets"][0]["addresses"][0];
         assert_eq!((&address["ip"], &address["hostname"]), (&json!("10.1.0.1"), &json!("h")));
         assert_eq!(request.body["metadata"]["labels"]["service.kubernetes.io/headless"], "");
@@ -280,7 +294,7 @@ mod tests {
         let pods: Vec<_> = (0..1002)
             .map(|i| pod(&i.to_string(), &format!("10.1.{}.{}", i / 250, i % 250 + 1), if i < 1 { "False" } else { "True" }, json!({})))
             .collect();
-        let request = plan(&service(spec), &pods, None).unwrap();
+        let request = plan(&service(spec), &pods, None, None).unwrap();
         let subsets = shown(&request);
         assert_eq!((subsets[0].1.len(), subsets[0].2.len()), (1000, 0));
         assert_eq!(request.body["metadata"]["annotations"], json!({"endpoints.kubernetes.io/over-capacity": "truncated"}));
