@@ -6,6 +6,7 @@
 
 mod plan;
 mod replica_sets;
+mod rollback;
 mod status;
 
 use crate::children;

@@ -4,7 +4,7 @@ use super::replica_sets::{
     DESIRED, MAX, REVISION, Strategy, actual, annotate, annotate_replicas, available, desired, fenceposts, is_observed, max_revision,
     new_replica_set, new_replicas, number, replicas, split, strategy, sum,
 };
-use super::status;
+use super::{rollback, status};
 use crate::ops::{DeleteOptions, Op, Request};
 use client::ObjectKey;
 use jiff::Timestamp;
@@ -42,6 +42,16 @@ pub fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], pods_left: &dyn F
     }
     status::pause(deployment, &mut planner.base, now);
     let paused = deployment.spec.as_ref().and_then(|spec| spec.paused).unwrap_or(false);
+    if let Some(to) = rollback::wanted(deployment).filter(|_| !paused) {
+        // The version that is left has to have its number first.
+        if planner.new.is_none() {
+            return planner.create();
+        }
+        if !planner.bring_new_up_to_date() {
+            planner.ops = rollback::plan(deployment, sets, to);
+        }
+        return planner.done();
+    }
     if paused || planner.was_resized() {
         if planner.bring_new_up_to_date() {
             return planner.done();

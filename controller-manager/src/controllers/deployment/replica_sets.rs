@@ -1,6 +1,7 @@
 //! What a Deployment's ReplicaSets say: which is the new one, how many replicas they have, which revision; and what a new one looks like
 //! (upstream: `pkg/controller/deployment/util`).
 
+use super::rollback::ROLLBACK_TO;
 use crate::amounts::scaled;
 use crate::claim::controller_reference;
 use crate::revisions;
@@ -21,8 +22,8 @@ pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// The same with what a rollout may add.
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
 /// Annotations of the Deployment that its ReplicaSets do not get.
-const NOT_COPIED: &[&str] =
-    &["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX, "deprecated.deployment.rollback.to"];
+pub const NOT_COPIED: &[&str] =
+    &["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX, ROLLBACK_TO];
 /// The history is cut to this many characters, the oldest first.
 const HISTORY_LENGTH: usize = 2000;
 
@@ -95,7 +96,8 @@ pub fn max_revision(sets: &[Arc<ReplicaSet>]) -> i64 {
     sets.iter().filter_map(|set| number(set, REVISION)).max().unwrap_or(0)
 }
 
-fn without_hash(template: Option<&PodTemplateSpec>) -> Option<PodTemplateSpec> {
+/// A template without the label that its hash makes.
+pub fn without_hash(template: Option<&PodTemplateSpec>) -> Option<PodTemplateSpec> {
     let mut template = template?.clone();
     if let Some(labels) = template.metadata.as_mut().and_then(|meta| meta.labels.as_mut()) {
         labels.remove(HASH_LABEL);
