@@ -2,7 +2,7 @@
 //!
 //! The list+watch itself is kube-rs's `watcher`, an explicit state machine that resumes, relists on 410 and backs off. What is ours is the
 //! store: keyed and indexed, typed, and told apart from its past, so that subscribers get the old and the new object. managedFields, a third of most
-//! objects, are dropped before anything is stored. There is no periodic resync.
+//! objects, are dropped before anything is stored, and with [`SharedCaches::trim`] whatever else a process never reads. There is no periodic resync.
 //!
 //! Subscribers run inside the watch's own task, one change at a time and after the store has it: they may only do what cannot block, as a rule put a
 //! key into a work queue. That is why there is no channel whose length would have to be bounded.
@@ -90,6 +90,7 @@ impl<K> Change<K> {
 pub const BY_OWNER: &str = "owner";
 
 type IndexFn<K> = fn(&K) -> Vec<String>;
+type Trim<K> = fn(&mut K);
 type Subscriber<K> = Box<dyn Fn(&Change<K>) + Send + Sync>;
 
 struct Index<K> {
@@ -148,15 +149,24 @@ pub struct Cache<K> {
     /// Also what serialises changes: held while one is stored and told to the subscribers.
     subscribers: Mutex<Vec<Subscriber<K>>>,
     synced: watch::Sender<bool>,
+    trim: Trim<K>,
 }
 
 impl<K: Cacheable> Default for Cache<K> {
     fn default() -> Self {
+        Self::trimmed(|_| {})
+    }
+}
+
+impl<K: Cacheable> Cache<K> {
+    /// One that holds what `trim` leaves of an object. It must leave namespace, name, UID, resource version and owners.
+    pub fn trimmed(trim: fn(&mut K)) -> Self {
         let owner = Index { keys_of: controller_uid::<K>, entries: HashMap::new() };
         Self {
             objects: RwLock::new(Objects { by_key: BTreeMap::new(), indexes: HashMap::from([(BY_OWNER, owner)]) }),
             subscribers: Mutex::new(Vec::new()),
             synced: watch::Sender::new(false),
+            trim,
         }
     }
 }
@@ -246,7 +256,7 @@ impl<K: Cacheable> Cache<K> {
 
     /// Takes in one object, as the watch told it. Public for tests of what lives off a cache.
     pub fn apply(&self, mut object: K) {
-        object.meta_mut().managed_fields = None;
+        self.strip(&mut object);
         let key = ObjectKey::of(&object);
         // A copy, since what was read from text has lists with room for more: up to three times what they hold, for the large items that the API has.
         let new = Arc::new(object.clone());
@@ -269,7 +279,17 @@ impl<K: Cacheable> Cache<K> {
     pub fn delete(&self, key: &ObjectKey, last: Option<K>) {
         let subscribers = self.subscribers.lock();
         let Some(old) = self.objects.write().remove(key) else { return };
-        tell(&subscribers, &Change::Deleted(last.map_or(old, Arc::new)));
+        let last = last.map(|mut object| {
+            self.strip(&mut object);
+            Arc::new(object)
+        });
+        tell(&subscribers, &Change::Deleted(last.unwrap_or(old)));
+    }
+
+    /// Leaves of an object what is held.
+    fn strip(&self, object: &mut K) {
+        object.meta_mut().managed_fields = None;
+        (self.trim)(object);
     }
 
     /// Replaces everything by a new list. Public for tests of what lives off a cache.
@@ -296,7 +316,7 @@ impl<K: Cacheable> Cache<K> {
             match event {
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitApply(mut object)) => {
-                    object.meta_mut().managed_fields = None;
+                    self.strip(&mut object);
                     listed.push(object);
                 }
                 Ok(watcher::Event::InitDone) => self.replace(std::mem::take(&mut listed)),
@@ -319,6 +339,8 @@ pub struct SharedCaches {
     client: Client,
     /// By type and selection.
     by_type: Mutex<HashMap<(TypeId, String), Entry>>,
+    /// A [`Trim`] by type.
+    trims: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
     stop: CancellationToken,
     /// Whether watches fill the caches, or whoever made them.
     watched: bool,
@@ -344,12 +366,25 @@ impl SharedCaches {
 
     fn made(client: Client, watched: bool) -> Arc<Self> {
         let stop = CancellationToken::new();
-        Arc::new(Self { client, by_type: Mutex::default(), watched, _stop_on_drop: stop.clone().drop_guard(), stop })
+        Arc::new(Self {
+            client,
+            by_type: Mutex::default(),
+            trims: Mutex::default(),
+            watched,
+            _stop_on_drop: stop.clone().drop_guard(),
+            stop,
+        })
     }
 
     /// The client that the caches use.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Says what this process never reads of a kind: caches of it that are asked for from now on hold only what `trim` leaves (upstream:
+    /// `SetTransform`). What such a cache holds cannot be written back whole, only patched.
+    pub fn trim<K: Cacheable>(&self, trim: fn(&mut K)) {
+        self.trims.lock().insert(TypeId::of::<K>(), Box::new(trim));
     }
 
     /// The cache of all objects of a kind.
@@ -365,7 +400,8 @@ impl SharedCaches {
         if let Some(entry) = by_type.get(&key) {
             return entry.cache.clone().downcast().expect("the cache under a type's id is that type's");
         }
-        let cache = Arc::new(Cache::<K>::default());
+        let trim = self.trims.lock().get(&TypeId::of::<K>()).and_then(|trim| trim.downcast_ref::<Trim<K>>().copied());
+        let cache = Arc::new(trim.map_or_else(Cache::<K>::default, Cache::trimmed));
         let entry = Entry { cache: cache.clone(), kind: K::kind(&()).into_owned(), synced: cache.synced.subscribe() };
         by_type.insert(key, entry);
         if !self.watched {
@@ -452,6 +488,30 @@ mod tests {
         cache.delete(&ObjectKey::new("a", "2"), None);
         assert_eq!(names(cache.by_index("node", "n2")), ["b/1"]);
         assert_eq!(cache.get(&ObjectKey::new("a", "1")).unwrap().metadata.managed_fields, None);
+    }
+
+    #[test]
+    fn what_is_not_read_is_not_held() {
+        let cache = Cache::<Pod>::trimmed(|pod| pod.spec = None);
+        let specs = Arc::new(Mutex::new(Vec::new()));
+        let seen = specs.clone();
+        cache.subscribe(move |change| seen.lock().push(change.object().spec.is_some()));
+        cache.apply(pod("a", "1", 1, "n1"));
+        cache.replace(vec![pod("a", "1", 2, "n1")]);
+        assert_eq!(cache.get(&ObjectKey::new("a", "1")).unwrap().spec, None);
+        cache.delete(&ObjectKey::new("a", "1"), Some(pod("a", "1", 3, "n1")));
+        assert_eq!(*specs.lock(), [false, false, false]);
+    }
+
+    #[tokio::test]
+    async fn a_process_says_once_what_it_does_not_read() {
+        let nowhere = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let caches = SharedCaches::unfed(Client::try_from(nowhere).unwrap());
+        caches.trim::<Pod>(|pod| pod.spec = None);
+        for cache in [caches.of::<Pod>(), caches.selected(watcher::Config::default().labels("a=b"))] {
+            cache.apply(pod("a", "1", 1, "n1"));
+            assert_eq!(cache.get(&ObjectKey::new("a", "1")).unwrap().spec, None);
+        }
     }
 
     #[test]

@@ -188,6 +188,10 @@ fn bound(current: &Current, binding: &Value, node: &str) -> std::result::Result<
     }
     let scheduled = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": super::create::now()});
     put_condition(&mut new, scheduled);
+    // Where it was to go says nothing any more (upstream: `ClearingNominatedNodeNameAfterBinding`).
+    if let Some(status) = new["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     Ok(new)
 }
 
