@@ -132,7 +132,18 @@ fn best_effort(spec: &PodSpec) -> bool {
     !requests.keys().chain(limits.keys()).any(counts)
 }
 
-fn scope_holds(scope: &str, operator: &str, values: &[String], pod: &Pod) -> bool {
+/// Whether a scope selector takes an object that has these names, none of them being one of its own cases.
+fn selects(operator: &str, values: &[String], names: &[&str]) -> bool {
+    let listed = |name: &&str| values.iter().any(|v| v == name);
+    match operator {
+        "In" => names.iter().any(listed),
+        "NotIn" => names.is_empty() || !names.iter().all(listed),
+        "DoesNotExist" => names.is_empty(),
+        _ => !names.is_empty(),
+    }
+}
+
+fn scope_holds_for_pod(scope: &str, operator: &str, values: &[String], pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     match scope {
         "Terminating" => spec.active_deadline_seconds.is_some_and(|s| s >= 0),
@@ -141,13 +152,8 @@ fn scope_holds(scope: &str, operator: &str, values: &[String], pod: &Pod) -> boo
         "NotBestEffort" => !best_effort(spec),
         "CrossNamespacePodAffinity" => crosses_namespaces(spec),
         "PriorityClass" => {
-            let class = spec.priority_class_name.clone().unwrap_or_default();
-            match operator {
-                "In" => values.contains(&class),
-                "NotIn" => !values.contains(&class),
-                "DoesNotExist" => class.is_empty(),
-                _ => !class.is_empty(),
-            }
+            let class = spec.priority_class_name.as_deref().filter(|name| !name.is_empty());
+            selects(operator, values, class.as_slice())
         }
         _ => false,
     }
@@ -168,18 +174,43 @@ fn crosses_namespaces(spec: &PodSpec) -> bool {
         })
 }
 
-/// Whether the quota is about an object, which is a pod or something else: a quota with scopes counts pods only.
-pub fn in_scope(quota: &ResourceQuota, pod: Option<&Pod>) -> bool {
+/// The VolumeAttributesClasses of a claim: the one that is wanted, the one that its volume has, and the one that it is being given.
+fn attributes_classes(claim: &PersistentVolumeClaim) -> Vec<&str> {
+    let wanted = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
+    let status = claim.status.as_ref();
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.as_deref());
+    let target = status.and_then(|s| s.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_deref());
+    [wanted, current, target].into_iter().flatten().filter(|name| !name.is_empty()).collect()
+}
+
+/// An object that a quota may count.
+#[derive(Clone, Copy)]
+pub enum Counted<'a> {
+    /// A pod, which most scopes are about.
+    Pod(&'a Pod),
+    /// A claim, which may have a VolumeAttributesClass.
+    Claim(&'a PersistentVolumeClaim),
+    /// Anything else: only quotas without scopes count it.
+    Other,
+}
+
+impl Counted<'_> {
+    fn fits(self, scope: &str, operator: &str, values: &[String]) -> bool {
+        match self {
+            Counted::Pod(pod) => scope_holds_for_pod(scope, operator, values, pod),
+            Counted::Claim(claim) => scope == "VolumeAttributesClass" && selects(operator, values, &attributes_classes(claim)),
+            Counted::Other => false,
+        }
+    }
+}
+
+/// Whether the quota is about an object.
+pub fn in_scope(quota: &ResourceQuota, object: Counted<'_>) -> bool {
     let Some(spec) = &quota.spec else { return false };
     let plain = spec.scopes.iter().flatten().map(|s| (s.as_str(), "Exists", &[][..]));
     let selected = spec.scope_selector.iter().flat_map(|s| s.match_expressions.iter().flatten());
-    let mut all =
-        plain.chain(selected.map(|e| (e.scope_name.as_str(), e.operator.as_str(), e.values.as_deref().unwrap_or_default()))).peekable();
-    if all.peek().is_none() {
-        return true;
-    }
-    let Some(pod) = pod else { return false };
-    all.all(|(scope, operator, values)| scope_holds(scope, operator, values, pod))
+    let mut all = plain.chain(selected.map(|e| (e.scope_name.as_str(), e.operator.as_str(), e.values.as_deref().unwrap_or_default())));
+    all.all(|(scope, operator, values)| object.fits(scope, operator, values))
 }
 
 #[cfg(test)]
@@ -189,6 +220,33 @@ mod tests {
 
     fn shown(usage: &Usage) -> Value {
         usage.iter().map(|(name, amount)| (name.clone(), json!(amount.to_string()))).collect::<serde_json::Map<_, _>>().into()
+    }
+
+    #[test]
+    fn claims_are_in_the_scope_of_their_attributes_classes() {
+        let claim = |wanted: &str, current: &str| -> PersistentVolumeClaim {
+            serde_json::from_value(
+                json!({"spec": {"volumeAttributesClassName": wanted}, "status": {"currentVolumeAttributesClassName": current}}),
+            )
+            .unwrap()
+        };
+        for (operator, values, wanted, current, expected) in [
+            ("In", json!(["gold"]), "gold", "", true),
+            ("In", json!(["gold"]), "silver", "gold", true),
+            ("In", json!(["gold"]), "", "", false),
+            ("NotIn", json!(["gold"]), "", "", true),
+            ("NotIn", json!(["gold"]), "gold", "", false),
+            ("NotIn", json!(["gold"]), "gold", "silver", true),
+            ("Exists", json!([]), "gold", "", true),
+            ("DoesNotExist", json!([]), "gold", "", false),
+            ("DoesNotExist", json!([]), "", "", true),
+        ] {
+            let requirement = json!({"scopeName": "VolumeAttributesClass", "operator": operator, "values": values});
+            let quota = serde_json::from_value(json!({"spec": {"scopeSelector": {"matchExpressions": [requirement]}}})).unwrap();
+            let claim = claim(wanted, current);
+            assert_eq!(in_scope(&quota, Counted::Claim(&claim)), expected, "{requirement} {wanted:?} {current:?}");
+            assert!(!in_scope(&quota, Counted::Other));
+        }
     }
 
     #[test]

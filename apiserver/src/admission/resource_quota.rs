@@ -9,7 +9,7 @@ use crate::objects::{Collection, Objects, decoded_list};
 use api::{
     Object,
     quantity::Quantity,
-    quota::{self, Usage},
+    quota::{self, Counted, Usage},
     status::Result,
 };
 use futures::future::BoxFuture;
@@ -66,7 +66,7 @@ impl ResourceQuotas {
     async fn charge_once(&self, request: &Request<'_>, object: &dyn Object, usage: &Usage) -> Result<()> {
         let quotas: Vec<ResourceQuota> = decoded_list(&*self.objects, QUOTAS, request.namespace);
         let mut charged = Vec::new();
-        for quota in quotas.into_iter().filter(|q| quota::in_scope(q, object.downcast_ref())) {
+        for quota in quotas.into_iter().filter(|q| quota::in_scope(q, counted(object))) {
             match judge(&quota, object, usage) {
                 Ok(None) => {}
                 Ok(Some(used)) => charged.push((quota, used)),
@@ -83,6 +83,12 @@ impl ResourceQuotas {
         }
         Ok(())
     }
+}
+
+/// The object as quotas see it.
+fn counted(object: &dyn Object) -> Counted<'_> {
+    let pod = object.downcast_ref().map(Counted::Pod);
+    pod.or_else(|| object.downcast_ref().map(Counted::Claim)).unwrap_or(Counted::Other)
 }
 
 /// What an object counts for.

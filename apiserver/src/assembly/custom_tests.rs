@@ -1,8 +1,10 @@
 //! Custom resources over TLS, against a server in this process.
 
 use super::tests::Cluster;
+use super::tests::servers::{Answer, Outside};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
@@ -207,5 +209,99 @@ async fn names_are_given_once() {
     assert_eq!(cluster.send(cluster.request("DELETE", &format!("{DEFINITIONS}/widgets.example.com"))).await.0, 200);
     cluster.established("gizmos.example.com").await;
     assert_eq!(cluster.get("/apis/example.com/v1/gizmos").await.0, 200);
+    cluster.stop().await;
+}
+
+/// Converts between `hostPort` of v1 and `host` and `port` of v2.
+fn converter() -> Answer {
+    let convert = |object: &Value, wanted: &str| {
+        let mut new = json!({"apiVersion": wanted, "kind": object["kind"], "metadata": object["metadata"]});
+        if object["apiVersion"] == wanted {
+            return object.clone();
+        }
+        match object["hostPort"].as_str().and_then(|both| both.split_once(':')) {
+            Some((host, port)) => (new["host"], new["port"]) = (host.into(), port.into()),
+            None => new["hostPort"] = format!("{}:{}", object["host"].as_str().unwrap(), object["port"].as_str().unwrap()).into(),
+        }
+        new
+    };
+    Arc::new(move |_, body| {
+        let request = &body["request"];
+        let wanted = request["desiredAPIVersion"].as_str().unwrap();
+        let converted: Vec<Value> = request["objects"].as_array().unwrap().iter().map(|o| convert(o, wanted)).collect();
+        let response = json!({"uid": request["uid"], "result": {"status": "Success"}, "convertedObjects": converted});
+        (200, json!({"kind": "ConversionReview", "apiVersion": body["apiVersion"], "response": response}))
+    })
+}
+
+#[tokio::test]
+async fn what_only_a_webhook_can_show_is_selected_by() {
+    let cluster = Cluster::start().await;
+    let outside = Outside::start(&["127.0.0.1"], converter()).await;
+    let version = |name: &str, stored: bool, fields: &[&str]| {
+        let properties: serde_json::Map<String, Value> = fields.iter().map(|f| ((*f).to_owned(), json!({"type": "string"}))).collect();
+        let selectable: Vec<Value> = fields.iter().map(|f| json!({"jsonPath": format!(".{f}")})).collect();
+        json!({"name": name, "served": true, "storage": stored, "selectableFields": selectable,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}})
+    };
+    let mut definition = definition(&[]);
+    definition["spec"]["versions"] = json!([version("v1", true, &["hostPort"]), version("v2", false, &["host", "port"])]);
+    definition["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://127.0.0.1:{}/convert", outside.port), "caBundle": outside.ca_bundle}}});
+    cluster.define(definition).await;
+
+    let v2 = WIDGETS.replace("/v1/", "/v2/");
+    let mut watches = Vec::new();
+    for path in [format!("{v2}?watch=1&fieldSelector=host%3Done"), format!("{WIDGETS}?watch=1&fieldSelector=hostPort%3Done:80")] {
+        watches.push(cluster.request("GET", &path).send().await.unwrap());
+    }
+    for (name, host, port) in [("a", "one", "80"), ("b", "one", "81"), ("c", "two", "80")] {
+        let object = json!({"apiVersion": "example.com/v2", "kind": "Widget", "metadata": {"name": name, "labels": {"p": port}}, "host": host, "port": port});
+        assert_eq!(cluster.json("POST", &v2, object).await.0, 201);
+    }
+    let names = async |path: &str| -> Vec<String> {
+        let (code, list) = cluster.get(path).await;
+        assert_eq!(code, 200, "{list}");
+        list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&format!("{v2}?fieldSelector=host%3Done")).await, ["a", "b"]);
+    assert_eq!(names(&format!("{v2}?fieldSelector=host%3Done,port%3D81")).await, ["b"]);
+    assert_eq!(names(&format!("{v2}?fieldSelector=host%3Done&labelSelector=p%3D80")).await, ["a"]);
+    assert_eq!(names(&format!("{WIDGETS}?fieldSelector=hostPort%3Done:81")).await, ["b"]);
+    let (_, page) = cluster.get(&format!("{v2}?fieldSelector=host%3Done&limit=1")).await;
+    assert_eq!(page["items"].as_array().unwrap().len(), 1);
+    let rest = format!("{v2}?fieldSelector=host%3Done&limit=1&continue={}", page["metadata"]["continue"].as_str().unwrap());
+    assert_eq!(names(&rest).await, ["b"]);
+
+    // A watch from before the changes sees them as one from the start does.
+    let before = page["metadata"]["resourceVersion"].as_str().unwrap();
+    watches.push(cluster.request("GET", &format!("{v2}?watch=1&fieldSelector=host%3Done&resourceVersion={before}")).send().await.unwrap());
+    let merge = "application/merge-patch+json";
+    assert_eq!(cluster.typed("PATCH", &format!("{v2}/b"), merge, r#"{"host":"two"}"#).await.0, 200);
+    assert_eq!(cluster.send(cluster.request("DELETE", &format!("{v2}?fieldSelector=host%3Done"))).await.0, 200);
+    assert_eq!(names(&v2).await, ["b", "c"]);
+    let expected: [&[(&str, &str, &str)]; 3] = [
+        &[("ADDED", "a", "one"), ("ADDED", "b", "one"), ("DELETED", "b", "one"), ("DELETED", "a", "one")],
+        &[("ADDED", "a", "one:80"), ("DELETED", "a", "one:80")],
+        &[("DELETED", "b", "one"), ("DELETED", "a", "one")],
+    ];
+    for (watch, expected) in watches.into_iter().zip(expected) {
+        let mut stream = watch.bytes_stream();
+        let mut seen = String::new();
+        while seen.matches('\n').count() < expected.len() {
+            seen += std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap();
+        }
+        let events: Vec<Value> = seen.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let shown: Vec<(String, String, String)> = events
+            .iter()
+            .map(|e| {
+                let object = &e["object"];
+                (text(&e["type"]), text(&object["metadata"]["name"]), text(object.get("host").unwrap_or(&object["hostPort"])))
+            })
+            .collect();
+        let shown: Vec<(&str, &str, &str)> = shown.iter().map(|(t, n, h)| (t.as_str(), n.as_str(), h.as_str())).collect();
+        assert_eq!(shown, expected);
+    }
     cluster.stop().await;
 }

@@ -3,7 +3,7 @@
 mod aggregation;
 mod audit;
 mod policies;
-mod servers;
+pub mod servers;
 mod webhooks;
 
 use super::{Running, Server};

@@ -2,9 +2,13 @@
 
 use super::{Cluster, Wanted, policy, reconcile};
 use crate::{authorization::rbac::GROUP, objects::Collection, pki::first_address};
+use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::net::IpAddr;
+
+/// The ranges of services' addresses.
+pub const SERVICE_CIDRS: Collection = Collection::of("networking.k8s.io", "servicecidrs");
 
 /// Namespaces that exist from the start.
 pub fn namespaces() -> Vec<Wanted> {
@@ -63,11 +67,28 @@ pub fn configuration(cluster: &Cluster) -> Vec<Wanted> {
     authentication.extend(cluster.client_ca.iter().map(|authority| ("client-ca-file".to_owned(), authority.as_str().into())));
     authentication.extend(cluster.request_header.iter().map(|(key, value)| ((*key).to_owned(), value.as_str().into())));
     wanted.push(config_map("extension-apiserver-authentication", authentication.into()).merged(reconcile::fields));
-    let ranges: Vec<&str> = cluster.service_range.split(',').map(str::trim).collect();
-    let range =
-        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ranges}});
-    wanted.push(Wanted::new(Collection::of("networking.k8s.io", "servicecidrs"), "", range));
+    let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": service_ranges(cluster)}});
+    wanted.push(Wanted::new(SERVICE_CIDRS, "", range));
     wanted
+}
+
+fn service_ranges(cluster: &Cluster) -> Vec<&str> {
+    cluster.service_range.split(',').map(str::trim).collect()
+}
+
+/// The ServiceCIDR of this server's own ranges, which is ready for services from the start; `None` if somebody has said already whether it is, or if it
+/// is of other ranges than this server's (upstream: `pkg/controlplane/controller/defaultservicecidr`).
+pub fn ready_service_cidr(cluster: &Cluster, old: &Value, now: Timestamp) -> Option<Value> {
+    let told = old["status"]["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(|c| c["type"] == "Ready"));
+    if told || !old["metadata"]["deletionTimestamp"].is_null() || old["spec"]["cidrs"] != json!(service_ranges(cluster)) {
+        return None;
+    }
+    let condition = json!({"type": "Ready", "status": "True", "reason": "", "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+    let mut new = old.clone();
+    new["status"] = json!({"conditions": [condition]});
+    Some(new)
 }
 
 /// The service `kubernetes`, under which pods reach this server, and what is behind it.

@@ -12,6 +12,7 @@ mod reconcile;
 use crate::objects::{Collection, Objects, decode};
 use api::status::{Result, StatusError};
 use futures::{StreamExt, future::BoxFuture, stream};
+use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -114,8 +115,19 @@ pub async fn run(objects: &dyn Objects, cluster: &Cluster) -> Result<()> {
     wanted.extend(defaults::configuration(cluster));
     let own = cluster.api_services.iter().cloned();
     wanted.extend(own.map(|object| Wanted::new(crate::aggregation::API_SERVICES, "", object).merged(reconcile::fields)));
-    let first = ensure_all(objects, wanted).await;
+    let first = ensure_all(objects, wanted).await.and(announce_service_range(objects, cluster).await);
     first.and(ensure_all(objects, defaults::own_service(cluster)).await)
+}
+
+/// Says in the ServiceCIDR `kubernetes` that it is ready.
+async fn announce_service_range(objects: &dyn Objects, cluster: &Cluster) -> Result<()> {
+    let old = objects.read(defaults::SERVICE_CIDRS, "", "kubernetes").await?.and_then(|bytes| decode::<Value>(&bytes));
+    let Some(new) = old.and_then(|old| defaults::ready_service_cidr(cluster, &old, Timestamp::now())) else { return Ok(()) };
+    match objects.update(defaults::SERVICE_CIDRS, "", "status", new).await {
+        // Another server has said so.
+        Err(error) if error.code() != 409 => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +194,21 @@ mod tests {
         assert_eq!(repaired, json!([extra, rule("endpoints"), rule("services")]));
         assert_eq!(get(ROLES, "system:volume-scheduler")["rules"], json!([]));
         assert_eq!(get(BINDINGS, "system:kube-dns")["roleRef"]["name"], "system:kube-dns");
+    }
+
+    #[tokio::test]
+    async fn the_service_range_is_ready_unless_it_is_another_one() {
+        let objects = Fixed::default();
+        run(&objects, &cluster()).await.unwrap();
+        let range = || value(&objects.get(defaults::SERVICE_CIDRS, "", "kubernetes").unwrap());
+        let condition = range()["status"]["conditions"][0].clone();
+        assert_eq!((&condition["type"], &condition["status"]), (&json!("Ready"), &json!("True")));
+        let mut unsaid = range();
+        unsaid["status"] = json!({});
+        objects.put(defaults::SERVICE_CIDRS, unsaid);
+        let other = Cluster { service_range: "10.0.0.0/24".into(), ..cluster() };
+        run(&objects, &other).await.unwrap();
+        assert_eq!(range()["status"], json!({}));
     }
 
     #[tokio::test]

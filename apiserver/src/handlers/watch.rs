@@ -2,10 +2,10 @@
 
 use super::parameters::ListParameters;
 use super::{Api, Call};
-use crate::cache::{WatchEvent, Watcher};
+use crate::cache::WatchEvent;
 use crate::encoding::{self, EventType};
 use crate::negotiation::{Offer, Shape};
-use crate::registry::Endpoint;
+use crate::registry::{Endpoint, Following};
 use crate::respond::{self, Response};
 use crate::table::{self, IncludeObject};
 use api::{StatusError, status::Result};
@@ -35,7 +35,7 @@ pub(super) async fn watch(api: &Api, call: Call, endpoint: Arc<Endpoint>) -> Res
     let include = IncludeObject::parse(call.query.get("includeObject"))?;
     let encoder = Encoder { endpoint: endpoint.clone(), shape, include, columns_sent: false };
     match api.registry.watch(&endpoint, namespace, name, &parameters, api.min_watch_timeout).await {
-        Ok(watcher) => Ok(respond::raw(200, "application/json", body(watcher, encoder, api.stop.clone()))),
+        Ok(following) => Ok(respond::raw(200, "application/json", body(following, encoder, api.stop.clone()))),
         // Too old a version is told as an event, so that clients handle it as they do when it happens later on.
         Err(error) if error.code() == 410 => Ok(respond::raw(200, "application/json", error_frame(&error))),
         Err(error) => Err(error),
@@ -47,14 +47,17 @@ fn error_frame(error: &StatusError) -> Bytes {
     encoding::encode_frame(EventType::Error, &status)
 }
 
-fn body(watcher: Watcher, encoder: Encoder, stop: CancellationToken) -> Body {
-    let frames = stream::unfold((watcher, encoder, stop), |(mut watcher, mut encoder, stop)| async move {
+fn body(following: Following, encoder: Encoder, stop: CancellationToken) -> Body {
+    let frames = stream::unfold((following, encoder, stop), |(mut following, mut encoder, stop)| async move {
         let events = tokio::select! {
-            events = watcher.next() => events?,
+            events = following.next() => events?,
             () = stop.cancelled() => return None,
         };
-        let chunk = encoder.encode(&events).await;
-        Some((Ok::<Bytes, Infallible>(chunk), (watcher, encoder, stop)))
+        let chunk = match events {
+            Ok(events) => encoder.encode(&events).await,
+            Err(error) => error_frame(&error),
+        };
+        Some((Ok::<Bytes, Infallible>(chunk), (following, encoder, stop)))
     });
     Body::from_stream(frames)
 }

@@ -50,6 +50,11 @@ impl Endpoint {
         }
     }
 
+    /// Whether a webhook may have to be asked for an object as it is served.
+    pub fn asks_webhook(&self) -> bool {
+        !self.stored_as_served() && self.row.custom.as_ref().is_some_and(|version| version.family.asks_webhook())
+    }
+
     /// Whether its version is the one that is stored.
     pub fn holds_stored(&self) -> bool {
         self.row.custom.as_ref().map_or(self.row.storage.is_none(), |version| version.is_stored())

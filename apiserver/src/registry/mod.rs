@@ -16,10 +16,12 @@ pub mod patch;
 pub mod pods;
 pub mod read;
 pub mod scale;
+mod selection;
 pub mod subresource;
 pub mod update;
 
 pub use endpoint::Endpoint;
+pub use selection::Following;
 
 use crate::admission::Admission;
 use crate::authentication::UserInfo;

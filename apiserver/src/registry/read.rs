@@ -1,11 +1,11 @@
 //! Reads: one object, a list or page, a watch; all from the cache (upstream: `storage/cacher`).
 
+use super::selection::{Following, Selection, narrow};
 use super::{Endpoint, Registry, store_error, unavailable};
-use crate::cache::{Entry, Filter, Paging, Start, WatchOptions, Watcher};
+use crate::cache::{Entry, Paging, Start, WatchOptions};
 use crate::encoding::ListHead;
 use crate::handlers::parameters::ListParameters;
 use crate::store::{Revision, StoreError};
-use api::selector::{FieldSelector, LabelSelector};
 use api::{StatusError, status::Result};
 use base64::Engine;
 use base64::alphabet;
@@ -60,63 +60,6 @@ fn parse_revision(text: &str) -> Result<Revision, String> {
         let why = if *e.kind() == PosOverflow { "value out of range" } else { "invalid syntax" };
         format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: {why}")
     })
-}
-
-/// Which objects the selectors and the path want.
-pub fn filter(endpoint: &Endpoint, namespace: &str, name: &str, parameters: &ListParameters) -> Result<Filter> {
-    let mut filter = Filter::all().in_namespace(namespace);
-    if !name.is_empty() {
-        filter = filter.named(name);
-    }
-    let labels = match parameters.label_selector.as_str() {
-        "" => None,
-        text => Some(LabelSelector::parse(text).map_err(|e| StatusError::bad_request(e.to_string()))?),
-    };
-    let fields = match parameters.field_selector.as_str() {
-        "" => None,
-        text => Some(FieldSelector::parse(text).map_err(|e| StatusError::bad_request(e.to_string()))?),
-    };
-    if let Some(fields) = &fields {
-        for label in fields.labels() {
-            check_field_label(endpoint, label)?;
-        }
-        if let Some(name) = fields.exact("metadata.name") {
-            filter = filter.named(name);
-        }
-    }
-    if labels.is_none() && fields.is_none() {
-        return Ok(filter);
-    }
-    let row = endpoint.row.clone();
-    let converted = row.storage.is_some();
-    Ok(filter.matching(move |entry| {
-        if !labels.as_ref().is_none_or(|l| l.matches_with(|key| entry.label(key))) {
-            return false;
-        }
-        let Some(fields) = &fields else { return true };
-        if !converted {
-            return fields.matches_with(|label| entry.field(label).unwrap_or(""));
-        }
-        // Selectable fields are read from the stored form; where that differs, the object has to be looked at as it is served.
-        let Ok(stored) = serde_json::from_slice::<Value>(entry.text()) else { return false };
-        let served = row.storage.as_ref().map_or_else(|| stored.clone(), |s| (s.from_storage)(stored.clone()));
-        fields.matches(|label| match row.selectable_fields.iter().find(|f| f.label == label) {
-            Some(field) => field.value(&served).into_owned(),
-            None => entry.field(label).unwrap_or("").to_owned(),
-        })
-    }))
-}
-
-fn check_field_label(endpoint: &Endpoint, label: &str) -> Result<()> {
-    let row = endpoint.row.clone();
-    if matches!(label, "metadata.name" | "metadata.namespace") || row.selectable_fields.iter().any(|f| f.label == label) {
-        return Ok(());
-    }
-    Err(StatusError::bad_request(if row.selectable_fields.is_empty() {
-        format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
-    } else {
-        format!("field label not supported: {label}")
-    }))
 }
 
 /// Where the next page begins, as clients carry it between requests (upstream: `storage/continue.go`).
@@ -215,9 +158,13 @@ impl Registry {
     /// A list, or a page of it.
     pub async fn list(&self, endpoint: &Endpoint, namespace: &str, name: &str, parameters: &ListParameters) -> Result<Listing> {
         let cache = endpoint.cache()?;
-        let filter = filter(endpoint, namespace, name, parameters)?;
+        let Selection { filter, served } = Selection::of(endpoint, namespace, name, parameters)?;
         let in_namespace = |key: &str| if namespace.is_empty() { key.to_owned() } else { format!("{namespace}/{key}") };
-        let mut paging = Paging { after: None, limit: parameters.limit };
+        let mut limit = parameters.limit;
+        if parameters.resource_version == "0" && parameters.continue_token.is_empty() {
+            limit = 0;
+        }
+        let mut paging = Paging { after: None, limit: if served.is_some() { 0 } else { limit } };
         let page = if !parameters.continue_token.is_empty() {
             if !matches!(parameters.resource_version.as_str(), "" | "0") {
                 return Err(StatusError::bad_request("specifying resource version is not allowed when using continue"));
@@ -240,10 +187,7 @@ impl Registry {
                     cache.catch_up().await.map_err(unavailable)?;
                     cache.list(&filter, &paging)
                 }
-                "0" => {
-                    paging.limit = 0;
-                    cache.list(&filter, &paging)
-                }
+                "0" => cache.list(&filter, &paging),
                 text => {
                     let bad = |e| StatusError::bad_request(format!("invalid resource version: {e}"));
                     let revision = parse_revision(text).map_err(bad)?;
@@ -262,6 +206,10 @@ impl Registry {
                 }
             }
         };
+        let page = match &served {
+            Some(fields) => narrow(endpoint, fields, page, limit).await?,
+            None => page,
+        };
         let revision = i64::try_from(page.revision).unwrap_or(-1);
         let own_part = |key: &str| key.strip_prefix(&format!("{namespace}/")).unwrap_or(key).to_owned();
         let continue_token = page.next.as_deref().map(|last| encode_token(revision, &own_part(last)));
@@ -272,14 +220,14 @@ impl Registry {
     /// clients which started together do not come back together.
     pub async fn watch(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         namespace: &str,
         name: &str,
         parameters: &ListParameters,
         min_timeout: Duration,
-    ) -> Result<Watcher> {
+    ) -> Result<Following> {
         let cache = endpoint.cache()?;
-        let filter = filter(endpoint, namespace, name, parameters)?;
+        let Selection { filter, served } = Selection::of(endpoint, namespace, name, parameters)?;
         let revision = match parameters.resource_version.as_str() {
             "" | "0" => None,
             text => Some(parse_revision(text).map_err(|e| StatusError::new(500, "", e))?),
@@ -308,7 +256,12 @@ impl Registry {
             _ => min_timeout.mul_f64(1.0 + rand::random::<f64>()),
         };
         let options = WatchOptions { start, bookmarks: parameters.allow_bookmarks, deadline: Instant::now().checked_add(timeout) };
-        cache.watch(filter, options).map_err(unavailable)
+        let Some(fields) = served else { return Ok(Following::all(cache.watch(filter, options).map_err(unavailable)?)) };
+        let before = match start {
+            Start::After(revision) => cache.list_at(revision, &filter, &Paging::default()).await.map_err(unavailable)?.entries,
+            Start::Initial { .. } => Vec::new(),
+        };
+        Following::chosen(cache.watch(filter, options).map_err(unavailable)?, endpoint, fields, before).await
     }
 
     /// The entry under a key as the store has it now, for writes that found the cache behind.

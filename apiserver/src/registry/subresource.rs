@@ -13,7 +13,7 @@ pub enum View {
     Main,
     /// `status`, and what of the metadata clients keep there: see [`KEPT_BY_STATUS`].
     Status,
-    /// The fields at these paths, through the subresource of that name; metadata stays.
+    /// The fields at these paths, through the subresource of that name.
     Fields(&'static str, &'static [&'static [&'static str]]),
     /// The resources of containers.
     Resize,
@@ -24,9 +24,9 @@ pub enum View {
 /// The subresources that change a part of their own object.
 const VIEWS: &[(&str, View)] = &[
     ("status", View::Status),
-    ("approval", View::Fields("approval", &[&["status", "conditions"]])),
+    ("approval", View::Fields("approval", &[&["metadata"], &["status", "conditions"]])),
     ("ephemeralcontainers", View::Fields("ephemeralcontainers", &[&["spec", "ephemeralContainers"]])),
-    ("finalize", View::Fields("finalize", &[&["spec", "finalizers"]])),
+    ("finalize", View::Fields("finalize", &[&["metadata"], &["spec", "finalizers"]])),
     ("resize", View::Resize),
 ];
 
@@ -211,6 +211,22 @@ mod tests {
         let resized = through("resize");
         assert_eq!(resized["spec"]["containers"], json!([{"name": "c", "image": "i", "resources": {"limits": {}}}]));
         assert_eq!(View::of("log"), None);
+    }
+
+    #[test]
+    fn approving_and_finalizing_may_annotate() {
+        let old = json!({"metadata": {"name": "a"}, "spec": {"x": 1}, "status": {"certificate": "c"}});
+        let sent = json!({"metadata": {"name": "a", "annotations": {"a": "1"}}, "spec": {"x": 2, "finalizers": ["f"]},
+            "status": {"conditions": [{"type": "Approved"}], "certificate": "other"}});
+        let through = |subresource: &str| {
+            let mut new = sent.clone();
+            View::of(subresource).unwrap().restrict(api::resources::find("", "v1", "namespaces").unwrap(), &mut new, &old);
+            new
+        };
+        let status = json!({"conditions": [{"type": "Approved"}], "certificate": "c"});
+        assert_eq!(through("approval"), json!({"metadata": sent["metadata"], "spec": {"x": 1}, "status": status}));
+        let spec = json!({"x": 1, "finalizers": ["f"]});
+        assert_eq!(through("finalize"), json!({"metadata": sent["metadata"], "spec": spec, "status": old["status"]}));
     }
 
     #[test]

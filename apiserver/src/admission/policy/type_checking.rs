@@ -9,6 +9,7 @@ use crate::registry::{Endpoint, Registry};
 use api::cel::types::Type as CelType;
 use api::resources::admissionregistration::expressions::Environments;
 use api::schema::{Root, Schema, Type};
+use api::structural;
 use k8s_openapi::api::admissionregistration::v1::{ExpressionWarning, ValidatingAdmissionPolicy};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -44,22 +45,29 @@ fn cel_type(schema: &Schema, ty: &Type, depth: usize) -> CelType {
     }
 }
 
-/// A kind that a policy is about: `apps/v1, Kind=Deployment`, and what is known of it.
-type Subject<'s> = (String, Root<'s>);
+/// A kind that a policy is about: `apps/v1, Kind=Deployment`, and the type of its objects.
+type Subject = (String, CelType);
 
-fn subject(endpoint: &Endpoint) -> Option<Subject<'_>> {
-    Some((format!("{}, Kind={}", endpoint.api_version, endpoint.row.kind), endpoint.schema()?))
+fn subject(endpoint: &Endpoint) -> Option<Subject> {
+    let object = match &endpoint.row.custom {
+        Some(version) => structural::cel_type(version.schema.as_deref()?, true)?,
+        None => whole(endpoint.schema()?),
+    };
+    Some((format!("{}, Kind={}", endpoint.api_version, endpoint.row.kind), object))
+}
+
+fn whole(root: Root<'_>) -> CelType {
+    cel_type(root.schema, &root.ty(), DEPTH)
 }
 
 /// What is wrong with the expressions of a policy for these kinds.
-fn warnings(policy: &ValidatingAdmissionPolicy, subjects: &[Subject<'_>]) -> Vec<ExpressionWarning> {
+fn warnings(policy: &ValidatingAdmissionPolicy, subjects: &[Subject]) -> Vec<ExpressionWarning> {
     let spec = policy.spec.clone().unwrap_or_default();
     let parameters = spec.param_kind.is_some();
     let environments: Vec<(&str, Environments)> = subjects
         .iter()
-        .map(|(name, root)| {
-            let object = cel_type(root.schema, &root.ty(), DEPTH);
-            let mut environments = Environments::typed(object, parameters.then_some(CelType::DYN));
+        .map(|(name, object)| {
+            let mut environments = Environments::typed(object.clone(), parameters.then_some(CelType::DYN));
             for variable in spec.variables.iter().flatten() {
                 let compiled = environments.compile(&variable.expression);
                 environments.declare(&variable.name, &compiled);
@@ -108,7 +116,7 @@ fn status(registry: &Registry, policy: &ValidatingAdmissionPolicy) -> Option<Val
         return None;
     }
     let endpoints = endpoints(registry, policy);
-    let subjects: Vec<Subject<'_>> = endpoints.iter().filter_map(|e| subject(e)).collect();
+    let subjects: Vec<Subject> = endpoints.iter().filter_map(|e| subject(e)).collect();
     let warnings = warnings(policy, &subjects);
     let checking = if warnings.is_empty() { json!({}) } else { json!({"expressionWarnings": warnings}) };
     Some(json!({"observedGeneration": generation, "typeChecking": checking}))
@@ -157,8 +165,8 @@ mod tests {
                 {"expression": "object.spec.replicas > '1'", "messageExpression": "'got ' + variables.r"},
                 {"expression": "object.spec.nope == 1"}]}}))
         .unwrap();
-        let root = api::schema::of_kind("apps/v1", "Deployment").unwrap();
-        let found = warnings(&policy, &[("apps/v1, Kind=Deployment".to_owned(), root)]);
+        let deployment = whole(api::schema::of_kind("apps/v1", "Deployment").unwrap());
+        let found = warnings(&policy, &[("apps/v1, Kind=Deployment".to_owned(), deployment)]);
         let shown: Vec<(&str, bool)> =
             found.iter().map(|w| (w.field_ref.as_str(), w.warning.starts_with("apps/v1, Kind=Deployment: "))).collect();
         assert_eq!(
@@ -171,5 +179,17 @@ mod tests {
         );
         assert!(found[0].warning.contains("found no matching overload for '_>_' applied to '(int, string)'"), "{}", found[0].warning);
         assert!(found[2].warning.contains("undefined field 'nope'"));
+    }
+
+    #[test]
+    fn custom_kinds_have_the_types_of_their_schemas() {
+        let props = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}});
+        let schema = structural::Structural::new(&serde_json::from_value(props).unwrap());
+        let policy: ValidatingAdmissionPolicy = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"validations": [
+            {"expression": "object.spec.replicas > 1 && object.metadata.name != ''"},
+            {"expression": "object.spec.replicas > '1'"}]}}))
+        .unwrap();
+        let found = warnings(&policy, &[("x.io/v1, Kind=CronTab".to_owned(), structural::cel_type(&schema, true).unwrap())]);
+        assert_eq!(found.iter().map(|w| w.field_ref.as_str()).collect::<Vec<_>>(), ["spec.validations[1].expression"]);
     }
 }

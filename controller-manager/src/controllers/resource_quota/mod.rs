@@ -9,7 +9,7 @@ mod kinds;
 use crate::controller::{Context, Controller, Keys};
 use crate::ops::{Op, Request};
 use api::quantity::Quantity;
-use api::quota::{self, Usage};
+use api::quota::{self, Counted, Usage};
 use client::cache::Cacheable;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
@@ -59,7 +59,7 @@ impl ResourceQuotaController {
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(quota) = self.quotas.get(key) else { return Ok(None) };
         let mut used = self.used_of_cached(&quota);
-        if quota::in_scope(&quota, None) {
+        if quota::in_scope(&quota, Counted::Other) {
             for (name, resource) in counted_elsewhere(&quota) {
                 let Some(count) = self.count(&key.namespace, &resource).await? else { return Ok(Some(SOON)) };
                 used.insert(name, Quantity::from_units(count));
@@ -74,12 +74,16 @@ impl ResourceQuotaController {
         let mut used = Usage::new();
         let mut add = |usage: Usage| usage.into_iter().for_each(|(name, amount)| quota::add(&mut used, name, amount));
         for pod in self.pods.in_namespace(namespace) {
-            if quota::in_scope(quota, Some(&pod)) {
+            if quota::in_scope(quota, Counted::Pod(&pod)) {
                 add(quota::pod_usage(&pod));
             }
         }
-        if quota::in_scope(quota, None) {
-            self.claims.in_namespace(namespace).iter().for_each(|claim| add(quota::claim_usage(claim)));
+        for claim in self.claims.in_namespace(namespace) {
+            if quota::in_scope(quota, Counted::Claim(&claim)) {
+                add(quota::claim_usage(&claim));
+            }
+        }
+        if quota::in_scope(quota, Counted::Other) {
             self.services.in_namespace(namespace).iter().for_each(|service| add(quota::service_usage(service)));
         }
         used
