@@ -4,6 +4,7 @@
 use crate::claim::controller_reference;
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, ports_key};
+use crate::ops::Op;
 use crate::services;
 use crate::trigger_times::TRIGGER_TIME;
 use crate::written::WrittenChildren;
@@ -50,10 +51,11 @@ impl MirroringController {
         }
         let has_none_of_its_own = |service: &Arc<Service>| service.spec.as_ref().is_none_or(|spec| spec.selector.is_none());
         let mirrored = self.services.get(key).filter(has_none_of_its_own).and_then(|_| self.endpoints.get(key));
-        let changes = match mirrored.filter(|endpoints| is_mirrored(endpoints)) {
+        let (changes, events) = match mirrored.filter(|endpoints| is_mirrored(endpoints)) {
             Some(endpoints) => plan(&endpoints, &slices),
-            None => Changes { delete: slices, ..Changes::default() },
+            None => (Changes { delete: slices, ..Changes::default() }, Vec::new()),
         };
+        self.context.executor.apply(events).await?;
         endpoint_slices::write(&self.context.executor, &self.written, key, changes).await?;
         Ok(None)
     }
@@ -64,14 +66,20 @@ fn is_mirrored(endpoints: &Endpoints) -> bool {
     !skip && endpoints.metadata.annotations.as_ref().is_none_or(|annotations| !annotations.contains_key(LEADER))
 }
 
-fn plan(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>]) -> Changes {
+/// What has to be written, and what to tell of what is not mirrored.
+fn plan(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>]) -> (Changes, Vec<Op>) {
+    let (mut skipped, mut invalid) = (0, 0);
     let mut by_type: BTreeMap<&'static str, BTreeMap<String, Group>> = BTreeMap::new();
     for subset in endpoints.subsets.iter().flatten() {
         let ports = ports(subset);
         let lists = [(&subset.addresses, true), (&subset.not_ready_addresses, false)];
         let addresses = lists.into_iter().flat_map(|(list, ready)| list.iter().flatten().map(move |address| (address, ready)));
+        skipped += addresses.clone().count().saturating_sub(CAPACITY);
         for (address, ready) in addresses.take(CAPACITY) {
-            let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
+            let Ok(ip) = address.ip.parse::<IpAddr>() else {
+                invalid += 1;
+                continue;
+            };
             let groups = by_type.entry(services::family_of(ip)).or_default();
             let group = groups.entry(ports_key(&ports)).or_insert_with(|| Group { ports: ports.clone(), ..Group::default() });
             let endpoint = endpoint(address, ready);
@@ -91,7 +99,18 @@ fn plan(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>]) -> Changes {
             }
         }
     }
-    changes
+    let mut events = Vec::new();
+    if invalid > 0 {
+        let message = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
+        events.push(Op::warning(endpoints, "InvalidIPAddress", message));
+    }
+    if skipped > 0 {
+        let message = format!(
+            "A max of {CAPACITY} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
+        );
+        events.push(Op::warning(endpoints, "TooManyAddressesToMirror", message));
+    }
+    (changes, events)
 }
 
 fn template(endpoints: &Endpoints, address_type: &'static str) -> Template {
@@ -165,7 +184,8 @@ mod tests {
                 "notReadyAddresses": [{"ip": "10.0.0.2", "hostname": "h"}],
                 "ports": [{"port": 80}]}]}))
         .unwrap();
-        let changes = plan(&endpoints, &[]);
+        let (changes, events) = plan(&endpoints, &[]);
+        assert_eq!(events, []);
         let shown: Vec<_> = changes
             .create
             .iter()
@@ -184,7 +204,29 @@ mod tests {
         let emptied = Endpoints { subsets: None, ..endpoints };
         let mut present = changes.create;
         present[0].metadata.name = Some("x".to_owned());
-        assert_eq!(plan(&emptied, &[Arc::new(present.swap_remove(0))]).delete.len(), 1);
+        assert_eq!(plan(&emptied, &[Arc::new(present.swap_remove(0))]).0.delete.len(), 1);
+    }
+
+    #[test]
+    fn what_is_left_out_is_told() {
+        let addresses: Vec<_> =
+            (0..1002).map(|i| json!({"ip": if i == 0 { "none".to_owned() } else { format!("10.0.{}.{}", i / 256, i % 256) }})).collect();
+        let subsets = json!([{"addresses": addresses[..1001], "notReadyAddresses": addresses[1001..]}]);
+        let endpoints = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "subsets": subsets})).unwrap();
+        let (changes, events) = plan(&endpoints, &[]);
+        assert_eq!(changes.create[0].endpoints.as_ref().map(Vec::len), Some(999));
+        let told: Vec<_> = events
+            .iter()
+            .map(|op| if let Op::Event { reason, message, .. } = op { (*reason, message.as_str()) } else { ("", "") })
+            .collect();
+        let expected = [
+            ("InvalidIPAddress", "Skipped 1 invalid IP addresses when mirroring to EndpointSlices"),
+            (
+                "TooManyAddressesToMirror",
+                "A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset. 2 addresses were skipped",
+            ),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]
