@@ -150,8 +150,8 @@ impl Replicated for ReplicationController {
     }
 }
 
-/// The pods to create or delete. `owned` are the owner's active pods, `related` those of its siblings too.
-pub fn plan<R: Replicated>(owner: &R, owned: &[Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) -> Changes {
+/// The pods to create or delete. `owned` are the owner's active pods, `related` those of its siblings too, which are only asked for if some have to go.
+pub fn plan<R: Replicated>(owner: &R, owned: &[Arc<Pod>], related: impl FnOnce() -> Vec<Arc<Pod>>, now: Timestamp) -> Changes {
     let wanted = usize::try_from(owner.replicas()).unwrap_or(0);
     if wanted >= owned.len() {
         let meta = owner.meta();
@@ -160,7 +160,7 @@ pub fn plan<R: Replicated>(owner: &R, owned: &[Arc<Pod>], related: &[Arc<Pod>], 
         return Changes { create: (0..(wanted - owned.len()).min(BURST)).map(|_| pod()).collect(), delete: Vec::new() };
     }
     let mut candidates = owned.to_vec();
-    pods::sort_for_deletion(&mut candidates, related, now);
+    pods::sort_for_deletion(&mut candidates, &related(), now);
     candidates.truncate((owned.len() - wanted).min(BURST));
     Changes { create: Vec::new(), delete: candidates }
 }
@@ -254,7 +254,7 @@ impl<R: Replicated> ReplicasController<R> {
         let mut failed = None;
         let mut failure = None;
         if wait.is_none() && owner.meta().deletion_timestamp.is_none() {
-            let changes = plan(owner.as_ref(), &active, &self.related(owner.as_ref(), &active), now);
+            let changes = plan(owner.as_ref(), &active, || self.related(owner.as_ref(), &active), now);
             if changes != Changes::default() {
                 let reason = if changes.create.is_empty() { "FailedDelete" } else { "FailedCreate" };
                 let about = reference(owner.as_ref(), None);
@@ -341,11 +341,11 @@ mod tests {
         let running = [pod("a", json!({"phase": "Running"})), pod("b", json!({"phase": "Pending"}))];
         for (replicas, created, deleted) in [(0, 0, vec!["b", "a"]), (1, 0, vec!["b"]), (2, 0, vec![]), (5, 3, vec![]), (9999, 500, vec![])]
         {
-            let changes = plan(&replica_set(replicas), &running, &running, now());
+            let changes = plan(&replica_set(replicas), &running, || running.to_vec(), now());
             let names: Vec<_> = changes.delete.iter().map(|pod| pod.metadata.name.as_deref().unwrap()).collect();
             assert_eq!((changes.create.len(), names), (created, deleted), "{replicas} replicas");
         }
-        let created = plan(&replica_set(1), &[], &[], now()).create.remove(0);
+        let created = plan(&replica_set(1), &[], Vec::new, now()).create.remove(0);
         assert_eq!(created.metadata.generate_name.as_deref(), Some("rs-"));
         assert_eq!(created.metadata.labels.unwrap().get("app").map(String::as_str), Some("web"));
         assert_eq!(created.metadata.owner_references.unwrap()[0].uid, "rs");

@@ -118,7 +118,10 @@ impl Invariants {
                 let on_a_node = 1 + i64::from(spec("updateStrategy/rollingUpdate/maxSurge") > 0);
                 self.on_a_node.entry(uid(object).to_owned()).or_default().note(now, on_a_node);
             }
-            "jobs" => self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("parallelism")),
+            "jobs" => {
+                self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("parallelism"));
+                self.job_status(object);
+            }
             "pods" if before.is_none() && !gone => self.pod_created(objects, object),
             _ => {}
         }
@@ -147,6 +150,17 @@ impl Invariants {
         let node = node_of(pod);
         let count = i64::try_from(active().filter(|other| node_of(other) == node).count()).unwrap_or(i64::MAX);
         self.check(count <= most + slack, || format!("{count} pods of one DaemonSet on {node:?}"));
+    }
+
+    /// A Job that is suspended has not started, and one that is over has no pods left.
+    fn job_status(&mut self, job: &Value) {
+        let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
+        let holds = |of: &str| conditions.into_iter().flatten().any(|c| text(c, "/type") == of && text(c, "/status") == "True");
+        let started = !text(job, "/status/startTime").is_empty();
+        self.check(!(holds("Suspended") && started), || format!("a suspended job has a start: {}", job["status"]));
+        let left = number(job, "/status/active") + number(job, "/status/terminating");
+        let over = holds("Complete") || holds("Failed");
+        self.check(!over || left == 0, || format!("a job is over with {left} pods left: {}", job["status"]));
     }
 
     /// While nobody interferes, what once served goes on serving but for what an update may take away.
