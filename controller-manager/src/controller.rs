@@ -39,6 +39,10 @@ pub struct Settings {
     pub node_networks: Option<crate::controllers::node_ipam::Networks>,
     /// Where load balancers' addresses come from (`--load-balancer-cidr`, `--load-balancer-on-nodes`).
     pub load_balancers: Option<crate::controllers::service_lb::Pool>,
+    /// How autoscalers are looked at (`--horizontal-pod-autoscaler-*`).
+    pub autoscaling: crate::controllers::horizontal_pod_autoscaler::Tuning,
+    /// How long a token that nobody uses is kept (`--legacy-service-account-token-clean-up-period`).
+    pub unused_tokens: crate::controllers::legacy_tokens::Period,
     /// How many finished pods are kept; 0 keeps all (`--terminated-pod-gc-threshold`).
     pub finished_pods_kept: usize,
     /// When a node counts as failed, and how fast failed nodes are emptied (`--node-monitor-grace-period` and the like).

@@ -1,12 +1,14 @@
 //! The command line: upstream's names. Those that would only tune what upstream's implementation does are taken and do nothing, so that a command line written for
 //! upstream's controller-manager starts this one.
 
+use crate::controllers::horizontal_pod_autoscaler::{Startup, Tuning};
 use crate::controllers::node_ipam::Networks;
 use crate::controllers::node_lifecycle::NodeHealth;
 use crate::controllers::node_lifecycle::zones::Rates;
 use crate::controllers::service_lb::Pool;
 use clap::Parser;
 use ipnet::IpNet;
+use jiff::SignedDuration;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -85,6 +87,24 @@ pub struct Flags {
     /// The number of nodes above which a zone counts as large.
     #[arg(long, default_value_t = 50)]
     pub large_cluster_size_threshold: usize,
+    /// How often autoscalers are looked at.
+    #[arg(long, default_value = "15s", value_parser = duration)]
+    pub horizontal_pod_autoscaler_sync_period: Duration,
+    /// For how long the highest number that an autoscaler has come to counts on the way down.
+    #[arg(long, default_value = "5m", value_parser = signed_duration)]
+    pub horizontal_pod_autoscaler_downscale_stabilization: SignedDuration,
+    /// How far use may be off the target before autoscalers do something about it, as a share.
+    #[arg(long, default_value_t = 0.1)]
+    pub horizontal_pod_autoscaler_tolerance: f64,
+    /// How long after its start a pod's CPU use is taken for that of its start.
+    #[arg(long, default_value = "5m", value_parser = signed_duration)]
+    pub horizontal_pod_autoscaler_cpu_initialization_period: SignedDuration,
+    /// How soon after its start a pod is ready for the first time.
+    #[arg(long, default_value = "30s", value_parser = signed_duration)]
+    pub horizontal_pod_autoscaler_initial_readiness_delay: SignedDuration,
+    /// How long tokens of service accounts that nobody uses are kept.
+    #[arg(long, default_value = "8760h", value_parser = signed_duration)]
+    pub legacy_service_account_token_clean_up_period: SignedDuration,
     /// How many finished pods are kept; all, if this is not above 0.
     #[arg(long, default_value_t = 12_500, allow_negative_numbers = true)]
     pub terminated_pod_gc_threshold: i32,
@@ -100,14 +120,31 @@ pub struct Flags {
 }
 
 /// `8760h`, `1h30m`.
+fn signed_duration(text: &str) -> Result<SignedDuration, jiff::Error> {
+    text.parse()
+}
+
 fn duration(text: &str) -> anyhow::Result<Duration> {
-    Ok(Duration::try_from(text.parse::<jiff::SignedDuration>()?)?)
+    Ok(Duration::try_from(signed_duration(text)?)?)
 }
 
 impl Flags {
     /// Where load balancers' addresses come from; nowhere when no flag says so.
     pub fn load_balancers(&self) -> Option<Pool> {
         self.load_balancer_cidr.map(Pool::Network).or(self.load_balancer_on_nodes.then_some(Pool::Nodes))
+    }
+
+    /// How autoscalers are looked at.
+    pub fn autoscaling(&self) -> Tuning {
+        Tuning {
+            period: self.horizontal_pod_autoscaler_sync_period,
+            downscale: self.horizontal_pod_autoscaler_downscale_stabilization,
+            tolerance: self.horizontal_pod_autoscaler_tolerance,
+            startup: Startup {
+                initialization: self.horizontal_pod_autoscaler_cpu_initialization_period,
+                readiness: self.horizontal_pod_autoscaler_initial_readiness_delay,
+            },
+        }
     }
 
     /// When nodes count as failed, and what follows.
@@ -141,7 +178,7 @@ impl Flags {
 const TUNING: &str = "allow-metric-labels allow-metric-labels-manifest attach-detach-reconcile-sync-period authentication-kubeconfig \
     authentication-token-webhook-cache-ttl authorization-always-allow-paths authorization-kubeconfig authorization-webhook-cache-authorized-ttl \
     authorization-webhook-cache-unauthorized-ttl cert-dir cidr-allocator-type client-ca-file cloud-config cloud-provider cluster-name \
-    concurrent-cron-job-syncs concurrent-daemonset-syncs concurrent-deployment-syncs concurrent-endpoint-syncs concurrent-ephemeralvolume-syncs \
+    concurrent-cron-job-syncs concurrent-daemonset-syncs concurrent-deployment-syncs concurrent-device-taint-eviction-syncs concurrent-endpoint-syncs concurrent-ephemeralvolume-syncs \
     concurrent-gc-syncs concurrent-horizontal-pod-autoscaler-syncs concurrent-job-syncs concurrent-namespace-syncs concurrent-rc-syncs \
     concurrent-replicaset-syncs concurrent-resource-claim-syncs concurrent-resource-quota-syncs concurrent-service-endpoint-syncs \
     concurrent-service-syncs concurrent-serviceaccount-token-syncs concurrent-statefulset-syncs concurrent-ttl-after-finished-syncs \
@@ -203,6 +240,7 @@ mod tests {
         let (kept, left_out) = without_tuning(line.split_whitespace().map(str::to_owned));
         let flags = Flags::try_parse_from(&kept).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(flags.controllers, ["*", "bootstrapsigner", "tokencleaner"]);
+        assert_eq!((flags.autoscaling(), flags.terminated_pod_gc_threshold), (Tuning::default(), 12_500));
         let networks = flags.node_networks().unwrap().unwrap();
         assert_eq!((networks.cluster.len(), networks.services.len()), (2, 2));
         assert!(left_out.contains(&"concurrent-gc-syncs".to_owned()) && left_out.contains(&"profiling".to_owned()), "{left_out:?}");

@@ -4,6 +4,7 @@ use anyhow::Context;
 use client::connection::TokenConnection;
 use controller_manager::accounts::ServiceAccounts;
 use controller_manager::controller::{Settings, Signing};
+use controller_manager::controllers::legacy_tokens::Period;
 use controller_manager::flags::{Flags, without_tuning};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ async fn main() -> anyhow::Result<()> {
     let (words, left_out) = without_tuning(std::env::args());
     let flags: Flags = client::command_line::parse(words);
     let (node_networks, node_health, load_balancers) = (flags.node_networks()?, flags.node_health(), flags.load_balancers());
+    let autoscaling = flags.autoscaling();
     let Flags {
         kubeconfig,
         controllers,
@@ -30,6 +32,7 @@ async fn main() -> anyhow::Result<()> {
         cluster_signing_key_file,
         cluster_signing_duration,
         terminated_pod_gc_threshold,
+        legacy_service_account_token_clean_up_period,
         bind_address,
         secure_port,
         v,
@@ -59,6 +62,8 @@ async fn main() -> anyhow::Result<()> {
         signing,
         node_networks,
         load_balancers,
+        autoscaling,
+        unused_tokens: Period(legacy_service_account_token_clean_up_period),
         finished_pods_kept: usize::try_from(terminated_pod_gc_threshold).unwrap_or(0),
         node_health,
     };

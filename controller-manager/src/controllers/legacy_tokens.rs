@@ -17,8 +17,16 @@ use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a token has to be unused (`--legacy-service-account-token-clean-up-period`).
-const PERIOD: SignedDuration = SignedDuration::from_hours(24 * 365);
+/// How long a token has to be unused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Period(pub SignedDuration);
+
+impl Default for Period {
+    fn default() -> Self {
+        Self(SignedDuration::from_hours(24 * 365))
+    }
+}
+
 /// How often they are looked at.
 const EVERY: Duration = Duration::from_secs(24 * 3600);
 const TRACKING: (&str, &str, &str) = ("kube-system", "kube-apiserver-legacy-service-account-token-tracking", "since");
@@ -58,13 +66,13 @@ fn is_mounted(secret: &Secret, pods: &[Arc<Pod>]) -> bool {
 }
 
 /// What to do about one that was generated and is not mounted. `since`: when uses began to be noted.
-fn plan(secret: &Secret, since: Timestamp, now: Timestamp) -> Option<Op> {
+fn plan(secret: &Secret, since: Timestamp, Period(period): Period, now: Timestamp) -> Option<Op> {
     let key = ObjectKey::of(secret);
     let made = secret.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     let used = day(label(secret, LAST_USED));
     // A day has passed only when it is over.
     let idle_since = used.map_or(made.max(since), |used| used + SignedDuration::from_hours(24)).max(made);
-    if now < idle_since + PERIOD {
+    if now < idle_since + period {
         return None;
     }
     match day(label(secret, INVALID_SINCE)) {
@@ -73,7 +81,7 @@ fn plan(secret: &Secret, since: Timestamp, now: Timestamp) -> Option<Op> {
             let patch = json!({"metadata": {"uid": secret.metadata.uid, "labels": {INVALID_SINCE: today}}});
             Some(Op::send(Request::patch::<Secret>(&key, "", PatchKind::Merge, patch).tolerating(&[404, 409])))
         }
-        Some(invalid) if now >= invalid + SignedDuration::from_hours(24) + PERIOD => {
+        Some(invalid) if now >= invalid + SignedDuration::from_hours(24) + period => {
             let options = DeleteOptions {
                 uid: secret.metadata.uid.clone(),
                 resource_version: secret.metadata.resource_version.clone(),
@@ -97,14 +105,15 @@ impl LegacyTokens {
         let name = secret.metadata.annotations.as_ref().and_then(|annotations| annotations.get(ACCOUNT)).cloned().unwrap_or_default();
         let account = self.accounts.get(&ObjectKey::new(&key.namespace, name));
         let now = Timestamp::now();
-        let young = secret.metadata.creation_timestamp.as_ref().is_none_or(|made| now < made.0 + PERIOD);
+        let period = self.context.settings.unused_tokens;
+        let young = secret.metadata.creation_timestamp.as_ref().is_none_or(|made| now < made.0 + period.0);
         if young || !was_generated(&secret, account.as_deref()) || is_mounted(&secret, &self.pods.in_namespace(&key.namespace)) {
             return Ok(Some(EVERY));
         }
         let (namespace, name, field) = TRACKING;
         let tracking: Api<ConfigMap> = Api::namespaced(self.context.executor.client().clone(), namespace);
         let since = tracking.get_opt(name).await?.and_then(|map| day(map.data?.get(field)));
-        let ops = since.and_then(|since| plan(&secret, since, now)).into_iter().collect();
+        let ops = since.and_then(|since| plan(&secret, since, period, now)).into_iter().collect();
         self.context.executor.apply(ops).await?;
         Ok(Some(EVERY))
     }
@@ -148,7 +157,7 @@ mod tests {
             (secret(old, json!({INVALID_SINCE: "2025-05-30"})), since, Some("DELETE")),
         ];
         for (secret, since, expected) in cases {
-            let method = plan(&secret, since, now).map(|op| match op {
+            let method = plan(&secret, since, Period::default(), now).map(|op| match op {
                 Op::Send(request) => request.method,
                 other => panic!("a request, not {other:?}"),
             });

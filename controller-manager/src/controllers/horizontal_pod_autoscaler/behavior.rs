@@ -4,8 +4,6 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerBehavior};
 
-/// How long the highest proposal counts on the way down (`--horizontal-pod-autoscaler-downscale-stabilization`).
-const DOWNSCALE: i32 = 300;
 /// Without policies: at least this many, and twice as many as there are.
 const FREE: i32 = 4;
 
@@ -82,6 +80,8 @@ pub struct Wanted {
     pub min: i32,
     /// At most.
     pub max: i32,
+    /// For how long the highest proposal counts on the way down, if the autoscaler says nothing of it.
+    pub downscale: SignedDuration,
 }
 
 const READY: Note = Note { reason: "ReadyForNewScale", message: "recommended size matches current size" };
@@ -117,7 +117,7 @@ pub fn normalize(wanted: Wanted, behavior: Option<&HorizontalPodAutoscalerBehavi
 }
 
 fn stabilize_down(wanted: Wanted, history: &mut History, now: Timestamp) -> (i32, Note) {
-    let since = now - seconds(DOWNSCALE);
+    let since = now - wanted.downscale;
     let recent = history.proposals.iter().filter(|(at, _)| *at > since).map(|(_, proposal)| *proposal);
     let highest = recent.chain([wanted.proposed]).max().unwrap_or(wanted.proposed);
     history.remember(wanted.proposed, since, now);
@@ -126,10 +126,9 @@ fn stabilize_down(wanted: Wanted, history: &mut History, now: Timestamp) -> (i32
 
 fn stabilize(wanted: Wanted, behavior: &HorizontalPodAutoscalerBehavior, history: &mut History, now: Timestamp) -> (i32, Note) {
     let window = |rules: &Option<HPAScalingRules>, otherwise| {
-        let window = rules.as_ref().and_then(|rules| rules.stabilization_window_seconds).unwrap_or(otherwise);
-        now - seconds(window)
+        now - rules.as_ref().and_then(|rules| rules.stabilization_window_seconds).map_or(otherwise, seconds)
     };
-    let (up_since, down_since) = (window(&behavior.scale_up, 0), window(&behavior.scale_down, DOWNSCALE));
+    let (up_since, down_since) = (window(&behavior.scale_up, SignedDuration::ZERO), window(&behavior.scale_down, wanted.downscale));
     let recent = |since: Timestamp| history.proposals.iter().filter(move |(at, _)| *at > since).map(|(_, proposal)| *proposal);
     let lowest = recent(up_since).chain([wanted.proposed]).min().unwrap_or(wanted.proposed);
     let highest = recent(down_since).chain([wanted.proposed]).max().unwrap_or(wanted.proposed);
@@ -212,7 +211,7 @@ mod tests {
     }
 
     fn wanted(current: i32, proposed: i32) -> Wanted {
-        Wanted { current, proposed, min: 1, max: 100 }
+        Wanted { current, proposed, min: 1, max: 100, downscale: seconds(300) }
     }
 
     #[test]

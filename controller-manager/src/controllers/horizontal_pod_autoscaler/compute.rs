@@ -17,9 +17,6 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use std::sync::Arc;
 
-/// How far use may be off the target unless the autoscaler says (`--horizontal-pod-autoscaler-tolerance`).
-const TOLERANCE: f64 = 0.1;
-
 /// What the metrics ask for.
 pub struct Reading {
     /// So many replicas.
@@ -77,10 +74,11 @@ fn shown(selector: Option<&LabelSelector>) -> String {
     format!("&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}")
 }
 
-fn tolerance(hpa: &HorizontalPodAutoscaler) -> Tolerance {
+/// How far use may be off the target: as the autoscaler says, else as much as is usual.
+fn tolerance(hpa: &HorizontalPodAutoscaler, usual: f64) -> Tolerance {
     let behavior = hpa.spec.behavior.as_ref();
     let of = |rules: Option<&k8s_openapi::api::autoscaling::v2::HPAScalingRules>| {
-        rules.and_then(|rules| Quantity::of(rules.tolerance.as_ref()?).ok()).map_or(TOLERANCE, Quantity::to_f64)
+        rules.and_then(|rules| Quantity::of(rules.tolerance.as_ref()?).ok()).map_or(usual, Quantity::to_f64)
     };
     Tolerance {
         up: of(behavior.and_then(|behavior| behavior.scale_up.as_ref())),
@@ -106,7 +104,8 @@ impl Autoscaler {
             }
         };
         let specs = hpa.spec.metrics.clone().unwrap_or_default();
-        let given = Given { namespace: &key.namespace, scale, pods: &pods, tolerance: tolerance(hpa), now };
+        let tolerance = tolerance(hpa, self.context.settings.autoscaling.tolerance);
+        let given = Given { namespace: &key.namespace, scale, pods: &pods, tolerance, now };
         let mut best: Option<(i32, String)> = None;
         let mut statuses = Vec::new();
         let mut refusals: Vec<Refusal> = Vec::new();
@@ -231,8 +230,9 @@ impl Autoscaler {
             let found = self.metrics.resource(resource, given.namespace, &given.scale.selector, container).await;
             found.map_err(|error| format!("unable to get metrics for resource {resource}: {error}"))
         };
+        let startup = (resource == "cpu").then_some(self.context.settings.autoscaling.startup);
         let propose = |target: &Target<'_>, samples| {
-            by_samples(given.scale.replicas, target, given.pods, samples, resource == "cpu", given.tolerance, given.now)
+            by_samples(given.scale.replicas, target, given.pods, samples, startup, given.tolerance, given.now)
         };
         if let Some(wanted) = milli(&target.average_value) {
             let proposal = async { propose(&Target::Average(wanted), read().await?) }.await;
@@ -258,7 +258,7 @@ impl Autoscaler {
         let samples = self.metrics.pods(name, given.namespace, &given.scale.selector, source.metric.selector.as_ref()).await;
         let samples = samples.map_err(|error| format!("unable to get metric {name}: {error}"))?;
         let target = Target::Average(milli(&source.target.average_value).unwrap_or(0));
-        let proposal = by_samples(given.scale.replicas, &target, given.pods, samples, false, given.tolerance, given.now)?;
+        let proposal = by_samples(given.scale.replicas, &target, given.pods, samples, None, given.tolerance, given.now)?;
         Ok((proposal.replicas, average(proposal.average)))
     }
 
@@ -321,6 +321,6 @@ mod tests {
         let hpa: HorizontalPodAutoscaler = serde_json::from_value(json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 3,
             "scaleTargetRef": {"kind": "Deployment", "name": "d"}, "behavior": {"scaleUp": {"tolerance": "50m"}}}}))
         .unwrap();
-        assert_eq!(tolerance(&hpa), Tolerance { up: 0.05, down: 0.1 });
+        assert_eq!(tolerance(&hpa, 0.1), Tolerance { up: 0.05, down: 0.1 });
     }
 }

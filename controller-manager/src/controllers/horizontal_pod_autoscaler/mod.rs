@@ -1,6 +1,6 @@
 //! HorizontalPodAutoscalers: sets the number of replicas of a workload by what its pods use, or by other metrics (upstream: `pkg/controller/podautoscaler`).
 //!
-//! Metrics have no watch, so every autoscaler is looked at every 15 seconds; where there is none, nothing is asked. What a metric asks for is decided in
+//! Metrics have no watch, so every autoscaler is looked at again and again ([`Tuning::period`]); where there is none, nothing is asked. What a metric asks for is decided in
 //! [`replicas`], what is made of it in [`behavior`]. Left out: a fallback value for external metrics that fail, which is off by default upstream.
 
 mod behavior;
@@ -18,18 +18,40 @@ use behavior::{History, Wanted, normalize};
 use client::{Cache, Change, ObjectKey};
 use compute::Reading;
 use futures::future::BoxFuture;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use metrics::Metrics;
 use parking_lot::Mutex;
+pub use replicas::Startup;
 use scale::Scales;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often an autoscaler is looked at (`--horizontal-pod-autoscaler-sync-period`).
-const PERIOD: Duration = Duration::from_secs(15);
+/// How autoscalers are looked at, where they do not say themselves (`--horizontal-pod-autoscaler-*`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tuning {
+    /// How often.
+    pub period: Duration,
+    /// For how long the highest proposal counts on the way down.
+    pub downscale: SignedDuration,
+    /// How far use may be off the target, as a share.
+    pub tolerance: f64,
+    /// How pods start.
+    pub startup: Startup,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            period: Duration::from_secs(15),
+            downscale: SignedDuration::from_mins(5),
+            tolerance: 0.1,
+            startup: Startup { initialization: SignedDuration::from_mins(5), readiness: SignedDuration::from_secs(30) },
+        }
+    }
+}
 
 /// Keys are autoscalers.
 pub struct Autoscaler {
@@ -77,7 +99,7 @@ impl Autoscaler {
             // It is told in the status and by events; the next look comes as always.
             tracing::info!(autoscaler = %key, failure, "not scaled");
         }
-        Ok(Some(PERIOD))
+        Ok(Some(self.context.settings.autoscaling.period))
     }
 
     fn event(&self, hpa: &HorizontalPodAutoscaler, warning: bool, reason: &'static str, message: &str) {
@@ -127,7 +149,7 @@ impl Autoscaler {
                         std::cmp::Ordering::Less => "All metrics below target".to_owned(),
                         std::cmp::Ordering::Equal => String::new(),
                     };
-                    let wanted = Wanted { current, proposed: replicas, min, max };
+                    let wanted = Wanted { current, proposed: replicas, min, max, downscale: self.context.settings.autoscaling.downscale };
                     let normalized = {
                         let mut known = self.known.lock();
                         normalize(wanted, hpa.spec.behavior.as_ref(), &mut known.entry(key.clone()).or_default().history, now)

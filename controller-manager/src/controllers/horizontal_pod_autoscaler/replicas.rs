@@ -8,10 +8,14 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// How long after its start a pod's CPU use is taken for that of its start (`--horizontal-pod-autoscaler-cpu-initialization-period`).
-const CPU_INITIALIZATION: SignedDuration = SignedDuration::from_secs(300);
-/// How soon after its start a pod is ready for the first time (`--horizontal-pod-autoscaler-initial-readiness-delay`).
-const INITIAL_READINESS: SignedDuration = SignedDuration::from_secs(30);
+/// How pods start, which costs CPU that says nothing about their work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Startup {
+    /// How long after its start a pod's CPU use is taken for that of its start.
+    pub initialization: SignedDuration,
+    /// How soon after its start a pod is ready for the first time.
+    pub readiness: SignedDuration,
+}
 
 /// A pod's value of a metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,17 +107,17 @@ struct Groups {
 }
 
 /// Whether a pod's CPU use is not that of a pod that does its work.
-fn starting(pod: &Pod, sample: &Sample, now: Timestamp) -> bool {
+fn starting(pod: &Pod, sample: &Sample, startup: Startup, now: Timestamp) -> bool {
     let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0);
     let (Some(ready), Some(started)) = (crate::pods::condition(pod, "Ready"), started) else { return true };
     let changed = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    if started + CPU_INITIALIZATION > now {
+    if started + startup.initialization > now {
         return ready.status == "False" || sample.at < changed + sample.window;
     }
-    ready.status == "False" && started + INITIAL_READINESS > changed
+    ready.status == "False" && started + startup.readiness > changed
 }
 
-fn group(pods: &[Arc<Pod>], samples: &Samples, cpu: bool, now: Timestamp) -> Groups {
+fn group(pods: &[Arc<Pod>], samples: &Samples, startup: Option<Startup>, now: Timestamp) -> Groups {
     let mut groups = Groups::default();
     for pod in pods {
         let name = pod.metadata.name.clone().unwrap_or_default();
@@ -125,7 +129,7 @@ fn group(pods: &[Arc<Pod>], samples: &Samples, cpu: bool, now: Timestamp) -> Gro
         } else {
             match samples.get(&name) {
                 None => drop(groups.missing.insert(name)),
-                Some(sample) if cpu && starting(pod, sample, now) => drop(groups.unready.insert(name)),
+                Some(sample) if startup.is_some_and(|startup| starting(pod, sample, startup, now)) => drop(groups.unready.insert(name)),
                 Some(_) => groups.ready += 1,
             }
         }
@@ -138,20 +142,20 @@ fn ceil(value: f64) -> i32 {
     value.ceil() as i32
 }
 
-/// How many replicas the samples of pods ask for.
+/// How many replicas the samples of pods ask for. How pods start matters for CPU alone.
 pub fn by_samples(
     current: i32,
     target: &Target<'_>,
     pods: &[Arc<Pod>],
     mut samples: Samples,
-    cpu: bool,
+    startup: Option<Startup>,
     tolerance: Tolerance,
     now: Timestamp,
 ) -> Result<Proposal, String> {
     if pods.is_empty() {
         return Err("no pods returned by selector while calculating replica count".to_owned());
     }
-    let groups = group(pods, &samples, cpu, now);
+    let groups = group(pods, &samples, startup, now);
     samples.retain(|pod, _| !groups.ignored.contains(pod) && !groups.unready.contains(pod));
     if samples.is_empty() {
         return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
@@ -235,6 +239,7 @@ mod tests {
     use serde_json::{Value, json};
 
     const NOW: &str = "2026-01-01T01:00:00Z";
+    const STARTUP: Startup = Startup { initialization: SignedDuration::from_secs(300), readiness: SignedDuration::from_secs(30) };
     const TENTH: Tolerance = Tolerance { up: 0.1, down: 0.1 };
 
     fn now() -> Timestamp {
@@ -292,22 +297,15 @@ mod tests {
             let pods = pods(kinds);
             let requests = requests(&pods, "cpu", None).unwrap();
             let target = Target::Utilization { percent, requests: &requests };
-            let got = by_samples(current, &target, &pods, samples(&values), true, TENTH, now()).unwrap();
+            let got = by_samples(current, &target, &pods, samples(&values), Some(STARTUP), TENTH, now()).unwrap();
             assert_eq!((got.replicas, got.utilization), (replicas, Some(utilization)), "{kinds} {percent} {values:?}");
         }
     }
 
     #[test]
     fn averages_and_single_values() {
-        let got = by_samples(
-            3,
-            &Target::Average(15_000),
-            &pods("+++"),
-            samples(&[Some(20_000), Some(10_000), Some(30_000)]),
-            false,
-            TENTH,
-            now(),
-        );
+        let got =
+            by_samples(3, &Target::Average(15_000), &pods("+++"), samples(&[Some(20_000), Some(10_000), Some(30_000)]), None, TENTH, now());
         assert_eq!(got.unwrap(), Proposal { replicas: 4, utilization: None, average: 20_000 });
         assert_eq!(by_value(3, 20_000, 15_000, &pods("+++"), TENTH), Ok(4));
         assert_eq!(by_value(3, 15_500, 15_000, &pods("+++"), TENTH), Ok(3));
@@ -319,9 +317,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_told() {
-        let none = by_samples(1, &Target::Average(1), &[], Samples::new(), false, TENTH, now());
+        let none = by_samples(1, &Target::Average(1), &[], Samples::new(), None, TENTH, now());
         assert_eq!(none.unwrap_err(), "no pods returned by selector while calculating replica count");
-        let unready = by_samples(1, &Target::Average(1), &pods("p"), samples(&[Some(1)]), false, TENTH, now());
+        let unready = by_samples(1, &Target::Average(1), &pods("p"), samples(&[Some(1)]), None, TENTH, now());
         assert_eq!(unready.unwrap_err(), "did not receive metrics for targeted pods (pods might be unready)");
         assert_eq!(requests(&pods("+"), "memory", None).unwrap_err(), "missing request for memory in container c of Pod p0");
     }
