@@ -7,6 +7,7 @@ use crate::admission;
 use crate::aggregation::{self, Aggregator, ProxyIdentity};
 use crate::audit::log::{Log, Rotation};
 use crate::audit::{Audit, policy::Policy};
+use crate::authentication::jwt::configuration::{ALGORITHMS, AuthenticationConfiguration, JwtAuthenticator};
 use crate::authentication::{self, Authenticator};
 use crate::authorization::{self, rbac::Rbac};
 use crate::bootstrap::Cluster;
@@ -29,6 +30,7 @@ use crate::tokens::{Issuer, SigningKey, VerificationKey};
 use crate::{pki, tls};
 use anyhow::{Context, Result, anyhow};
 use bytes::Bytes;
+use jsonwebtoken::Algorithm;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,7 +119,7 @@ impl Builder {
         let definitions = Definitions::start(registry.clone(), caller.clone()).await.map_err(|e| anyhow!(e))?;
 
         let issuer = Arc::new(issuer(&options, &cert_dir)?);
-        let authentication = Arc::new(authentication(&options, &cert_dir, &tokens, issuer.clone(), objects.clone())?);
+        let authentication = Arc::new(authentication(&options, &cert_dir, &tokens, issuer.clone(), objects.clone(), &caller)?);
         let rbac = Arc::new(Rbac::new(&*objects));
         let authorization = Arc::new(authorization::Chain::new(&options.authorization_mode, &rbac, &objects));
 
@@ -322,10 +324,12 @@ fn authentication(
     tokens: &str,
     issuer: Arc<Issuer>,
     objects: Arc<dyn Objects>,
+    caller: &Arc<Caller>,
 ) -> Result<authentication::Chain> {
     use authentication::{
         bootstrap_token::BootstrapTokens,
         certificate::ClientCertificates,
+        jwt::Jwt,
         request_header::{Headers, RequestHeader},
         service_account::ServiceAccountTokens,
         token_file::TokenFile,
@@ -350,14 +354,33 @@ fn authentication(
             extra_prefix: options.requestheader_extra_headers_prefix.clone(),
         },
     };
-    let list: Vec<Box<dyn Authenticator>> = vec![
+    let mut list: Vec<Box<dyn Authenticator>> = vec![
         Box::new(request_header),
         Box::new(certificates),
         Box::new(TokenFile::parse(&text, audiences.clone())?),
         Box::new(ServiceAccountTokens { issuer, objects: objects.clone() }),
         Box::new(BootstrapTokens { objects, audiences: audiences.clone() }),
     ];
-    Ok(authentication::Chain::new(list, audiences, options.anonymous_auth))
+    let (issuers, algorithms, anonymous) = outside_issuers(options)?;
+    for configured in issuers {
+        let url = configured.issuer.url.clone();
+        let jwt = Jwt::new(configured, algorithms.clone(), audiences.clone(), caller.clone()).map_err(|e| anyhow!("issuer {url}: {e}"))?;
+        list.push(Box::new(jwt));
+    }
+    Ok(authentication::Chain::new(list, audiences, anonymous))
+}
+
+/// The issuers outside the cluster whose tokens name users, which signatures are accepted of them, and whether requests without credentials are let in.
+fn outside_issuers(options: &Options) -> Result<(Vec<JwtAuthenticator>, Vec<Algorithm>, bool)> {
+    let Some(file) = &options.authentication_config else {
+        let authority = options.oidc.oidc_ca_file.as_deref().map(read).transpose()?.unwrap_or_default();
+        let issuers = options.oidc.authenticator(authority)?.into_iter().collect();
+        return Ok((issuers, options.oidc.oidc_signing_algs.clone(), options.anonymous_auth));
+    };
+    let configuration =
+        AuthenticationConfiguration::parse(&read(file)?).with_context(|| format!("--authentication-config {}", file.display()))?;
+    let anonymous = configuration.anonymous.map_or(options.anonymous_auth, |anonymous| anonymous.enabled);
+    Ok((configuration.jwt, ALGORITHMS.to_vec(), anonymous))
 }
 
 /// The address that others use: the one listened on, or, for all of them, the one this machine would reach others from.
@@ -376,4 +399,4 @@ fn advertised(bind: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod custom_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

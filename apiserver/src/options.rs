@@ -2,6 +2,7 @@
 //!
 //! Parsing only: nothing here touches a file. A server started with none of them makes what it needs under its data directory.
 
+use crate::authentication::jwt::configuration::OidcFlags;
 use crate::authorization::Mode;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -57,6 +58,12 @@ pub struct Options {
     /// Static tokens, a line each: token,user,uid,"group1,group2"
     #[arg(long)]
     pub token_auth_file: Option<PathBuf>,
+    /// Issuers of tokens that name users, as an AuthenticationConfiguration, in place of the flags about one issuer
+    #[arg(long, conflicts_with = "oidc_issuer_url")]
+    pub authentication_config: Option<PathBuf>,
+    /// The same for one issuer
+    #[command(flatten)]
+    pub oidc: OidcFlags,
     /// Whether requests without credentials are served as system:anonymous
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: bool,

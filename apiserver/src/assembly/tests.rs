@@ -2,6 +2,7 @@
 
 mod aggregation;
 mod audit;
+mod issuers;
 mod policies;
 pub mod servers;
 mod webhooks;

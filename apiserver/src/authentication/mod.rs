@@ -1,11 +1,12 @@
 //! Who is asking. Each authenticator is a file and a row; the first that recognises a credential decides.
 //!
 //! A request with no credential is anonymous; one whose credential nobody recognises, or somebody found bad, is refused, unless another of its
-//! credentials is good (a bad certificate with a good token passes, as upstream). OIDC comes with a later issue.
+//! credentials is good (a bad certificate with a good token passes, as upstream). Left out: asking a webhook whose a token is.
 
 pub mod bootstrap_token;
 pub mod certificate;
 pub mod impersonation;
+pub mod jwt;
 pub mod request_header;
 pub mod service_account;
 pub mod token_file;

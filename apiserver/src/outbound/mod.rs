@@ -13,7 +13,7 @@ pub use dial::{DialError, connect_service};
 use crate::objects::Objects;
 use bytes::Bytes;
 use dial::Dial;
-use http::{Request, StatusCode, Uri, header};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -79,8 +79,10 @@ impl Server {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// No answer came.
-    #[error("Post {url:?}: {why}")]
+    #[error("{method} {url:?}: {why}")]
     Failed {
+        /// `Post` or `Get`.
+        method: &'static str,
         /// What was called.
         url: String,
         /// Why.
@@ -120,14 +122,29 @@ impl Caller {
             url += if url.contains('?') { "&" } else { "?" };
             url += query;
         }
-        let failed = |why: String| CallError::Failed { url: url.clone(), why };
-        let uri: Uri = url.parse().map_err(|e| failed(format!("{e}")))?;
-        let request = Request::post(uri)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, "kube-apiserver-admission")
-            .body(Full::new(body))
-            .map_err(|e| failed(e.to_string()))?;
+        let request =
+            Request::post(&url).header(header::CONTENT_TYPE, "application/json").header(header::USER_AGENT, "kube-apiserver-admission");
+        self.send("Post", url, server, request.body(Full::new(body)), timeout).await
+    }
+
+    /// Reads a document.
+    pub async fn get(&self, server: &Server, timeout: Duration) -> Result<Bytes, CallError> {
+        let url = server.url();
+        let request = Request::get(&url).header(header::USER_AGENT, "kube-apiserver");
+        self.send("Get", url, server, request.body(Full::default()), timeout).await
+    }
+
+    async fn send(
+        &self,
+        method: &'static str,
+        url: String,
+        server: &Server,
+        request: http::Result<Request<Full<Bytes>>>,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        let failed = |why: String| CallError::Failed { method, url: url.clone(), why };
+        let mut request = request.map_err(|e| failed(e.to_string()))?;
+        request.headers_mut().insert(header::ACCEPT, http::HeaderValue::from_static("application/json"));
         let client = self.client(server).map_err(failed)?;
         let call = async {
             let answer = client.request(request).await.map_err(|e| failed(cause(&e)))?;
