@@ -3,6 +3,9 @@
 //! Precision falls as the span grows: two units while the smaller one still says something, then one. Used for ages in tables, by the
 //! apiserver and by kubectl alike.
 
+/// A span as Go writes it: `1h30m`, `-1.5s`.
+pub use crate::cel::parse_duration as parse;
+
 /// `seconds` as a short text. A span a little below zero is clock skew and shows as `0s`; one further below, as `<invalid>`.
 pub fn human(seconds: i64) -> String {
     match seconds {

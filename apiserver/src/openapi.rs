@@ -18,7 +18,6 @@ use flate2::write::GzEncoder;
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha512};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -35,7 +34,7 @@ struct Document {
 
 impl Document {
     fn new(text: &[u8]) -> Self {
-        let hash = Sha512::digest(text).iter().map(|byte| format!("{byte:02X}")).collect();
+        let hash = respond::hash(text);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         let gzipped = encoder.write_all(text).and_then(|()| encoder.finish()).expect("writing into memory does not fail");
         Document { gzipped: gzipped.into(), hash }
@@ -52,7 +51,7 @@ impl Document {
         let headers = call.request.headers();
         let asked = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
         let etag = format!("\"{}\"", self.hash);
-        let known = asked(header::IF_NONE_MATCH).split(',').any(|t| t.trim().trim_start_matches("W/") == etag);
+        let known = respond::known(headers, &etag);
         let gzip = asked(header::ACCEPT_ENCODING).split(',').any(|e| e.trim().split(';').next() == Some("gzip"));
         let mut response = match (known, gzip) {
             (true, _) => respond::raw(304, content_type, Bytes::new()),

@@ -6,6 +6,8 @@ use crate::handlers::{Api, Call};
 use crate::negotiation::{Format, Offer, Shape};
 use crate::respond::{self, Response};
 use api::status::Result;
+use bytes::Bytes;
+use http::{HeaderValue, header};
 use serde_json::{Value, json};
 
 /// The version of the API that is served, in the form clients compare.
@@ -78,10 +80,7 @@ fn top(api: &Api, call: &Call, core: bool) -> Result<Response> {
     if format.shape == Shape::AggregatedDiscovery {
         let own = discovery::aggregated(&rows, core);
         let whole = if core { own } else { merged::aggregated(own, &api.aggregator.served()) };
-        let mut response = respond::value(200, &whole, Format { shape: Shape::Object, ..format });
-        let content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
-        return Ok(response);
+        return Ok(aggregated(call, &whole, format));
     }
     let value = if core {
         discovery::core_versions(&rows, &api.server_address)
@@ -89,6 +88,23 @@ fn top(api: &Api, call: &Call, core: bool) -> Result<Response> {
         merged::group_list(discovery::group_list(&rows), &api.aggregator.served())
     };
     Ok(respond::value(200, &value, format))
+}
+
+/// Aggregated discovery, unless the client has it already.
+fn aggregated(call: &Call, whole: &Value, format: Format) -> Response {
+    const CONTENT_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let etag = format!("\"{}\"", respond::hash(whole.to_string().as_bytes()));
+    let mut response = match respond::known(call.request.headers(), &etag) {
+        true => respond::raw(304, CONTENT_TYPE, Bytes::new()),
+        false => respond::value(200, whole, Format { shape: Shape::Object, ..format }),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(header::ETAG, etag);
+    }
+    response
 }
 
 /// The list at `/`.

@@ -71,8 +71,17 @@ impl Pipeline {
         let info = RequestInfo::new(&head.method, head.uri.path(), &query);
         let label = self.metrics.begin(&info);
         let request = Request::from_parts(head, body);
-        let answer = AssertUnwindSafe(self.answer(connection, request, info, query)).catch_unwind().await;
-        let response = answer.unwrap_or_else(|_| {
+        let limit = limit(&info, &query);
+        let answer = AssertUnwindSafe(async {
+            match limit {
+                Err(refusal) => respond::status(&refusal, Format::JSON),
+                Ok(None) => self.answer(connection, request, info, query).await,
+                Ok(Some(limit)) => {
+                    tokio::time::timeout(limit, self.answer(connection, request, info, query)).await.unwrap_or_else(|_| too_long())
+                }
+            }
+        });
+        let response = answer.catch_unwind().await.unwrap_or_else(|_| {
             let message = "This request caused apiserver to panic. Look in the logs for details.";
             respond::status(&StatusError::new(500, "InternalError", message), Format::JSON)
         });
@@ -272,6 +281,27 @@ impl Turns {
     }
 }
 
+/// How long a request may take: as long as its client says, and a minute at most (upstream: `--request-timeout`); streams as long as they like.
+fn limit(info: &RequestInfo, query: &Query) -> Result<Option<Duration>, StatusError> {
+    const MOST: Duration = Duration::from_secs(60);
+    if info.long_running() {
+        return Ok(None);
+    }
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(Some(MOST)) };
+    let Some(wanted) = api::duration::parse(text) else {
+        let message = format!("invalid timeout specified in the request URL - time: invalid duration {text:?}");
+        return Err(StatusError::bad_request(message));
+    };
+    // None at all, and more than there is, mean the most.
+    Ok(Some(Duration::try_from(wanted).ok().filter(|wanted| !wanted.is_zero() && *wanted < MOST).unwrap_or(MOST)))
+}
+
+/// What a client is told whose request took longer.
+fn too_long() -> Response {
+    let message = "Timeout: request did not complete within the allotted timeout";
+    respond::status(&StatusError::new(504, "Timeout", message), Format::JSON)
+}
+
 /// What a client is told that is to come back (upstream: `filters.tooManyRequests`).
 fn too_many() -> Response {
     let mut response = respond::text(429, "Too many requests, please try again later.\n");
@@ -335,6 +365,22 @@ fn attributes(user: UserInfo, info: &RequestInfo, query: &Query) -> Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_take_as_long_as_their_clients_say_and_a_minute_at_most() {
+        let limit = |path: &str, query: &str| {
+            let query = Query::parse(query);
+            limit(&RequestInfo::new(&Method::GET, path, &query), &query).map_err(|e| e.to_string())
+        };
+        let pods = "/api/v1/namespaces/a/pods";
+        for (query, seconds) in [("", 60), ("timeout=", 60), ("timeout=5s", 5), ("timeout=0s", 60), ("timeout=3m", 60), ("timeout=-1s", 60)]
+        {
+            assert_eq!(limit(pods, query), Ok(Some(Duration::from_secs(seconds))), "{query}");
+        }
+        assert_eq!(limit(pods, "watch=true&timeout=5s"), Ok(None));
+        let refused = "invalid timeout specified in the request URL - time: invalid duration \"soon\"";
+        assert_eq!(limit(pods, "timeout=soon"), Err(refused.to_owned()));
+    }
 
     #[tokio::test]
     async fn who_waits_too_long_or_with_too_many_is_sent_away() {

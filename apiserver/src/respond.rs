@@ -4,9 +4,10 @@ use crate::negotiation::{Encoding, Format};
 use api::StatusError;
 use axum::body::Body;
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusDetails};
 use serde_json::Value;
+use sha2::{Digest, Sha512};
 
 /// What every handler answers.
 pub type Response = http::Response<Body>;
@@ -70,6 +71,17 @@ pub fn status(error: &StatusError, format: Format) -> Response {
 /// A `Status` as JSON.
 pub fn status_value(status: &Status) -> Value {
     serde_json::to_value(status).expect("a Status has string keys and no failing serializers")
+}
+
+/// What tells one text of a document from another, as an `ETag` without its quotes.
+pub fn hash(text: &[u8]) -> String {
+    Sha512::digest(text).iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// Whether the client has the document with this `ETag`.
+pub fn known(headers: &HeaderMap, etag: &str) -> bool {
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
+    known.split(',').any(|t| t.trim().trim_start_matches("W/") == etag)
 }
 
 /// `Status` of a request that did what it was asked and has nothing else to say.

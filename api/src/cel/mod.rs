@@ -18,6 +18,7 @@ pub mod value;
 
 pub use cost::Range;
 pub use eval::Activation;
+pub use functions::time::parse_duration;
 pub use types::Type;
 pub use value::{EvalError, Val};
 
