@@ -33,6 +33,13 @@ pub enum ClusterEvent {
     },
     /// A pod that was on a node is gone or has ended.
     PodGone(Arc<PodInfo>),
+    /// The pod that waits has itself changed.
+    Itself {
+        /// As it was.
+        old: Arc<PodInfo>,
+        /// As it is.
+        new: Arc<PodInfo>,
+    },
     /// A namespace has come or has other labels.
     Namespace(Changed<Namespace>),
     /// A claim has come or changed.
@@ -71,6 +78,7 @@ impl ClusterEvent {
             Self::PodBound(_) => "AssignedPodAdd",
             Self::PodChanged { .. } => "AssignedPodUpdate",
             Self::PodGone(_) => "AssignedPodDelete",
+            Self::Itself { .. } => "PodUpdate",
             Self::Namespace(changed) => of(changed, "NamespaceAdd", "NamespaceUpdate"),
             Self::Claim(changed) => of(changed, "PersistentVolumeClaimAdd", "PersistentVolumeClaimUpdate"),
             Self::ClaimGone(_) => "PersistentVolumeClaimDelete",

@@ -63,6 +63,7 @@ pub struct Informers {
 impl Informers {
     /// Starts all watches.
     pub fn start(shared: Arc<SharedCaches>) -> Self {
+        shared.trim::<Pod>(crate::trim::pod);
         let unfinished = watcher::Config::default().any_semantic().fields("status.phase!=Succeeded,status.phase!=Failed");
         let (volumes, attachments) = (shared.of::<PersistentVolume>(), shared.of::<VolumeAttachment>());
         volumes.add_index(BY_CLASS, |volume| vec![class_of_volume(volume).to_owned()]);
@@ -227,10 +228,9 @@ impl Scheduler {
             self.queue.remove(pod.uid());
             self.state.lock().denominate(pod.uid());
         } else {
-            let promised =
-                |pod: &Pod| pod.status.as_ref().and_then(|status| status.nominated_node_name.clone()).is_some_and(|node| !node.is_empty());
-            let cleared = change.old().is_some_and(|old| promised(old)) && !promised(change.object());
-            self.pod_waits(pod, cleared);
+            let before = change.old().and_then(|old| nominated(old));
+            let moved = before.is_some() && before != nominated(change.object());
+            self.pod_waits(pod, moved);
         }
     }
 
@@ -261,20 +261,29 @@ impl Scheduler {
         }
     }
 
-    /// `cleared`: somebody has taken back in the API that room was promised to the pod. A promise that is not there yet is no such thing.
-    fn pod_waits(&self, pod: Arc<PodInfo>, cleared: bool) {
+    /// `moved`: in the API the pod has no longer the room that it was promised. A promise that is not there yet is no such thing.
+    fn pod_waits(&self, pod: Arc<PodInfo>, moved: bool) {
         let mut state = self.state.lock();
         if state.is_assumed(pod.uid()) {
             return;
         }
-        match pod.status().nominated_node_name.as_deref().filter(|node| !node.is_empty()) {
+        match nominated(&pod.pod) {
             Some(node) => state.nominate(pod.clone(), node),
-            None if cleared => drop(state.denominate(pod.uid())),
+            None if moved => drop(state.denominate(pod.uid())),
             None => {}
         }
         drop(state);
-        self.queue.update(pod);
+        self.queue.update(pod.clone());
+        if moved {
+            // For others it is as if a pod had gone there.
+            self.queue.event(&ClusterEvent::PodGone(pod));
+        }
     }
+}
+
+/// Where a pod is to go, as its status says.
+pub fn nominated(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|node| !node.is_empty())
 }
 
 /// Whether a node's change can matter to a pod that did not fit; heartbeats do not.

@@ -31,6 +31,7 @@ pub mod selector;
 pub mod snapshot;
 pub mod state;
 pub mod status;
+pub mod trim;
 pub mod volumes;
 
 #[cfg(test)]

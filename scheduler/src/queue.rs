@@ -8,6 +8,7 @@
 //! If no pod is active, those that back off are tried early, unless an error put them there. Pods are held for as long as they exist, so the API bounds this.
 
 use crate::framework::{ClusterEvent, Point};
+use crate::informers::nominated;
 use crate::metrics::Metrics;
 use crate::pod_info::PodInfo;
 use crate::profiles::Profiles;
@@ -112,6 +113,8 @@ struct State {
     events_seen: u64,
     /// How many pods in flight were taken after how many events.
     in_flight: BTreeMap<u64, usize>,
+    /// Pods, by UID, that nothing brings back for now, and whether something has happened meanwhile that could help.
+    held: HashMap<String, bool>,
     closed: bool,
 }
 
@@ -136,6 +139,7 @@ impl SchedulingQueue {
             events: VecDeque::new(),
             events_seen: 0,
             in_flight: BTreeMap::new(),
+            held: HashMap::new(),
             closed: false,
         };
         Self { profiles, metrics, backoff, state: Mutex::new(state), wake: Notify::new() }
@@ -156,13 +160,12 @@ impl SchedulingQueue {
             Some(Place::InFlight(_)) => {}
             Some(place) => {
                 let Some(mut queued) = state.take(&uid, place) else { return };
-                let changed = changed_for_scheduling(&queued.pod, &pod);
-                queued.pod = pod;
+                let old = std::mem::replace(&mut queued.pod, pod);
                 match place {
                     Place::Active(_) => state.activate(queued),
                     Place::Backoff((until, _)) => state.back_off(queued, until, false),
                     Place::Unschedulable if queued.gated => self.admit(&mut state, queued),
-                    Place::Unschedulable if changed => self.requeue(&mut state, queued, "PodUpdate"),
+                    Place::Unschedulable if self.is_cured_by_itself(&queued, &old) => self.requeue(&mut state, queued, "PodUpdate"),
                     _ => state.wait(queued),
                 }
             }
@@ -177,6 +180,25 @@ impl SchedulingQueue {
         if let Some(place) = state.places.get(uid).copied() {
             state.take(uid, place);
         }
+        state.held.remove(uid);
+    }
+
+    /// What came of a pod's try is being written, or room made for it: until [`SchedulingQueue::release`] nothing brings it back but its
+    /// backoff after an error (upstream waits with the former, and has DefaultPreemption's `PreEnqueue` for the latter).
+    pub fn hold(&self, uid: &str) {
+        self.state.lock().held.insert(uid.to_owned(), false);
+    }
+
+    /// That is done.
+    pub fn release(&self, uid: &str) {
+        let mut state = self.state.lock();
+        let Some(true) = state.held.remove(uid) else { return };
+        let Some(place @ Place::Unschedulable) = state.places.get(uid).copied() else { return };
+        if let Some(queued) = state.take(uid, place) {
+            self.requeue(&mut state, queued, "ScheduleAttemptFailure");
+        }
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// The next pod to try, as soon as there is one; `None` once the queue is closed. [`SchedulingQueue::failed`] or [`SchedulingQueue::remove`] has to follow.
@@ -215,7 +237,7 @@ impl SchedulingQueue {
         // Removed while it was tried: gone, or bound by somebody else.
         let Some(Place::InFlight(since)) = state.places.get(pod.uid()).copied() else { return };
         state.landed(since);
-        let changed = changed_for_scheduling(&queued.pod, &pod);
+        let old = queued.pod.clone();
         let mut queued = QueuedPod { pod, since: Instant::now(), failures: queued.failures + 1, ..queued };
         match how {
             Failed::Error => {
@@ -231,7 +253,7 @@ impl SchedulingQueue {
                     Ok(missed) if missed <= kept => state.events.range(kept - missed..).any(|event| self.could_help(&queued, event)),
                     _ => true,
                 };
-                if cured || changed {
+                if cured || self.is_cured_by_itself(&queued, &old) {
                     self.requeue(&mut state, queued, "ScheduleAttemptFailure");
                 } else {
                     self.metrics.incoming.add(&["unschedulable", "ScheduleAttemptFailure"]);
@@ -338,8 +360,12 @@ impl SchedulingQueue {
         }
     }
 
-    /// Active, but for what is left of its backoff.
+    /// Active, but for what is left of its backoff and while it is not held.
     fn requeue(&self, state: &mut State, queued: QueuedPod, why: &'static str) {
+        if let Some(could_help) = state.held.get_mut(queued.pod.uid()) {
+            *could_help = true;
+            return state.wait(queued);
+        }
         let until = queued.since + self.backoff.after(queued.failures);
         if until <= Instant::now() {
             self.metrics.incoming.add(&["active", why]);
@@ -348,6 +374,15 @@ impl SchedulingQueue {
             self.metrics.incoming.add(&["backoff", why]);
             state.back_off(queued, until, false);
         }
+    }
+
+    /// Whether a pod that was refused when it was as `old` could be accepted as it is now.
+    fn is_cured_by_itself(&self, queued: &QueuedPod, old: &Arc<PodInfo>) -> bool {
+        let new = &queued.pod;
+        let promised = |pod: &PodInfo| nominated(&pod.pod).is_some();
+        // A pod whose promise is taken back has to look again.
+        (promised(old) && !promised(new))
+            || (changed_for_scheduling(old, new) && self.could_help(queued, &ClusterEvent::Itself { old: old.clone(), new: new.clone() }))
     }
 
     fn could_help(&self, queued: &QueuedPod, event: &ClusterEvent) -> bool {
@@ -435,22 +470,17 @@ impl State {
     }
 }
 
-/// Whether anything has changed that a plugin may look at: all but status and bookkeeping. A pod whose promise is taken back has to look again.
+/// Whether anything has changed that a plugin may look at: all but status and bookkeeping.
 fn changed_for_scheduling(old: &PodInfo, new: &PodInfo) -> bool {
-    let (a, b) = (&old.pod.metadata, &new.pod.metadata);
-    let promised = |pod: &PodInfo| pod.status().nominated_node_name.as_ref().is_some_and(|node| !node.is_empty());
-    let claims = |pod: &PodInfo| pod.status().resource_claim_statuses.clone();
     old.pod.spec != new.pod.spec
-        || claims(old) != claims(new)
-        || a.labels != b.labels
-        || a.annotations != b.annotations
-        || (promised(old) && !promised(new))
+        || old.status().resource_claim_statuses != new.status().resource_claim_statuses
+        || old.pod.metadata.labels != new.pod.metadata.labels
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{node, pod};
+    use crate::fixtures::{labelled_pod, node, pod};
     use crate::framework::Changed;
     use serde_json::json;
 
@@ -467,8 +497,12 @@ mod tests {
     }
 
     fn refuse(queue: &SchedulingQueue, queued: QueuedPod) {
+        refuse_by(queue, queued, "NodeAffinity");
+    }
+
+    fn refuse_by(queue: &SchedulingQueue, queued: QueuedPod, plugin: &'static str) {
         let pod = queued.pod.clone();
-        queue.failed(queued, pod, Failed::Unschedulable(BTreeSet::from(["NodeAffinity"])));
+        queue.failed(queued, pod, Failed::Unschedulable(BTreeSet::from([plugin])));
     }
 
     fn node_event(labels: serde_json::Value) -> ClusterEvent {
@@ -553,16 +587,59 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_change_of_the_pod_brings_it_back_but_not_one_of_its_status() {
-        let queue = queue();
-        queue.update(waiting(0, "a"));
-        let queued = pop(&queue).await;
-        refuse(&queue, queued);
-        queue.update(waiting(0, "a"));
-        assert_eq!(queue.pending().unschedulable, 1);
-        queue.update(pod("a", json!({"priority": 0})));
-        assert_eq!(queue.pending().unschedulable, 0);
-        queue.remove("a");
-        assert_eq!(queue.pending(), Pending::default());
+    async fn a_change_of_the_pod_brings_it_back_if_it_cures_what_it_was_refused_for() {
+        let asking = |cpu: &str| pod("a", json!({"containers": [{"resources": {"requests": {"cpu": cpu}}}]}));
+        let labelled = |app: &str| labelled_pod("a", json!({"app": app}), json!({}));
+        let tolerating = |key: &str| pod("a", json!({"tolerations": [{"key": key, "operator": "Exists"}]}));
+        let cordon = "node.kubernetes.io/unschedulable";
+        for (plugin, before, after, expected) in [
+            ("NodeAffinity", waiting(0, "a"), waiting(0, "a"), false),
+            ("NodeAffinity", labelled("x"), labelled("y"), false),
+            ("NodeResourcesFit", asking("2"), asking("1"), true),
+            ("NodeResourcesFit", asking("1"), asking("2"), false),
+            ("NodeResourcesFit", labelled("x"), labelled("y"), false),
+            ("InterPodAffinity", labelled("x"), labelled("y"), true),
+            ("InterPodAffinity", asking("2"), asking("1"), false),
+            ("PodTopologySpread", labelled("x"), labelled("y"), true),
+            ("TaintToleration", tolerating("x"), tolerating("y"), true),
+            ("TaintToleration", labelled("x"), labelled("y"), false),
+            ("NodeUnschedulable", tolerating("x"), tolerating(cordon), true),
+            ("NodeUnschedulable", tolerating("x"), tolerating("y"), false),
+        ] {
+            let queue = queue();
+            queue.update(before.clone());
+            let queued = pop(&queue).await;
+            refuse_by(&queue, queued, plugin);
+            queue.update(after.clone());
+            let at_rest = queue.pending().unschedulable == 0;
+            assert_eq!(at_rest, expected, "{plugin}: {:?} to {:?}", before.pod, after.pod);
+            queue.remove("a");
+            assert_eq!(queue.pending(), Pending::default());
+
+            queue.update(before);
+            let queued = pop(&queue).await;
+            queue.failed(queued, after, Failed::Unschedulable(BTreeSet::from([plugin])));
+            assert_eq!(queue.pending().backoff == 1, expected, "{plugin}, while it is tried");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_is_held_is_tried_once_it_is_released() {
+        for woken in [true, false] {
+            let queue = queue();
+            queue.update(waiting(0, "a"));
+            let queued = pop(&queue).await;
+            queue.hold("a");
+            refuse(&queue, queued);
+            let help = || queue.event(&node_event(json!({"disk": "ssd"})));
+            if woken {
+                help();
+            }
+            assert_eq!(queue.pending().unschedulable, 1);
+            queue.release("a");
+            assert_eq!(queue.pending().unschedulable, usize::from(!woken));
+            help();
+            assert_eq!(pop(&queue).await.attempts, 2);
+        }
     }
 }

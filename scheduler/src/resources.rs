@@ -91,22 +91,25 @@ impl Resources {
 /// largest init container needs beside the sidecars started before it, if that is more; plus the overhead. Requests of the pod itself come first.
 ///
 /// A container that is being resized counts with the most of what it asks for, what the node has allocated to it and what it has in fact; if
-/// the node has said that it can never be resized so, without what it asks for.
+/// the node has said that it can never be resized so, without what it asks for. The same goes for what the pod asks for as a whole.
 pub fn pod_requests(pod: &Pod) -> Resources {
-    requests(pod, |container| {
-        let mut most = Resources::from_quantities(container.resources.as_ref().and_then(|r| r.requests.as_ref()));
-        let Some(status) = status_of(pod, container) else { return most };
-        let actual = status.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        if actual.is_none() && status.allocated_resources.is_none() {
-            return most;
-        }
-        if is_resize_infeasible(pod) {
-            most = Resources::default();
-        }
-        most.max(&Resources::from_quantities(actual));
-        most.max(&Resources::from_quantities(status.allocated_resources.as_ref()));
-        most
-    })
+    requests(pod, |container| container_requests(pod, container))
+}
+
+fn container_requests(pod: &Pod, container: &Container) -> Resources {
+    let asked = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let status = status_of(pod, container);
+    let actual = status.and_then(|status| status.resources.as_ref()?.requests.as_ref());
+    most(pod, asked, actual, status.and_then(|status| status.allocated_resources.as_ref()))
+}
+
+/// The most of what is asked for, what there is in fact and what the node has allocated.
+fn most(pod: &Pod, asked: Option<&QuantityMap>, actual: Option<&QuantityMap>, allocated: Option<&QuantityMap>) -> Resources {
+    let counts = (actual.is_none() && allocated.is_none()) || !is_resize_infeasible(pod);
+    let mut most = Resources::from_quantities(asked.filter(|_| counts));
+    most.max(&Resources::from_quantities(actual));
+    most.max(&Resources::from_quantities(allocated));
+    most
 }
 
 /// What the node says of a container.
@@ -125,7 +128,7 @@ fn is_resize_infeasible(pod: &Pod) -> bool {
 pub fn scored_requests(pod: &Pod) -> Resources {
     requests(pod, |container| {
         let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-        let mut counted = Resources::from_quantities(requests);
+        let mut counted = container_requests(pod, container);
         if !requests.is_some_and(|r| r.contains_key(CPU)) {
             counted.milli_cpu = SCORED_MILLI_CPU;
         }
@@ -162,7 +165,9 @@ fn requests(pod: &Pod, of: impl Fn(&Container) -> Resources) -> Resources {
     }
     total.max(&largest);
     if let Some(requests) = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()) {
-        let of_pod = Resources::from_quantities(Some(requests));
+        let status = pod.status.as_ref();
+        let actual = status.and_then(|status| status.resources.as_ref()?.requests.as_ref());
+        let of_pod = most(pod, Some(requests), actual, status.and_then(|status| status.allocated_resources.as_ref()));
         for name in requests.keys() {
             match name.as_str() {
                 CPU => total.milli_cpu = of_pod.milli_cpu,
@@ -255,6 +260,13 @@ mod tests {
                 serde_json::from_value(json!({"spec": spec, "status": {"conditions": condition, "containerStatuses": [status]}})).unwrap();
             pod_requests(&pod).milli_cpu
         };
+        let as_a_whole = |wanted: &str, allocated: &str, actual: &str| {
+            let spec = json!({"containers": [], "resources": {"requests": {"cpu": wanted}}});
+            let status = json!({"resources": {"requests": {"cpu": actual}}, "allocatedResources": {"cpu": allocated}});
+            let pod: Pod = serde_json::from_value(json!({"spec": spec, "status": status})).unwrap();
+            pod_requests(&pod).milli_cpu
+        };
+        assert_eq!((as_a_whole("3", "1", "1"), as_a_whole("1", "2", "1"), as_a_whole("1", "1", "2")), (3000, 2000, 2000));
         assert_eq!(resized("3", "1", "1", false), 3000);
         assert_eq!(resized("1", "2", "1", false), 2000);
         assert_eq!(resized("1", "1", "2", false), 2000);

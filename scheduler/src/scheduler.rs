@@ -1,9 +1,9 @@
 //! The scheduler at work: one task decides, one pod after the other, and what follows from a decision goes out beside it.
 
-use crate::cycle::{self, Decision, Outcome, Search};
+use crate::cycle::{self, Decision, FitError, Outcome, Search};
 use crate::devices::DeviceStore;
-use crate::framework::{ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Point};
-use crate::informers::Informers;
+use crate::framework::{ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Plugin, Point};
+use crate::informers::{Informers, nominated};
 use crate::listers::Listers;
 use crate::metrics::{Gauges, Metrics};
 use crate::node_info::NodeInfo;
@@ -19,8 +19,10 @@ use crate::volumes::VolumeStore;
 use anyhow::Context;
 use client::events::{EventType, reference};
 use client::{EventRecorder, ObjectKey};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -36,6 +38,9 @@ use tokio::time::Instant;
 
 /// Bindings and status updates under way at a time: enough to keep the connection busy, few enough not to pile up behind a slow server.
 const REQUESTS: usize = 128;
+
+/// Victims of one preemption that are deleted at a time.
+const DELETIONS: usize = 16;
 
 /// How many seconds to wait after each question what has become of a binding.
 const QUESTIONS: [u64; 6] = [1, 1, 2, 4, 8, 8];
@@ -135,13 +140,8 @@ impl Scheduler {
         if let Err((plugin, rejection)) = permitted {
             self.take_back(profile, &cycle, &pod);
             self.metrics.attempt(&profile.name, "unschedulable", begun.elapsed());
-            return self.give_back(
-                queued,
-                Failed::Unschedulable([plugin].into()),
-                "Unschedulable",
-                rejection.reasons.join(", "),
-                Outcome::Unchanged,
-            );
+            let error = FitError { nodes: 1, rejected: vec![(0, rejection)], ..FitError::default() };
+            return self.give_back(queued, Failed::Unschedulable([plugin].into()), "Unschedulable", error.message(), Outcome::Unchanged);
         }
         let scheduler = self.clone();
         tokio::spawn(async move {
@@ -159,11 +159,20 @@ impl Scheduler {
         });
     }
 
-    async fn bind_to(&self, profile: &Profile, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo) -> anyhow::Result<()> {
-        for plugin in profile.plugins.at(Point::PreBind) {
-            if let Some(effect) = plugin.pre_bind(cycle, pod, node, self) {
-                effect.await.with_context(|| format!("running PreBind plugin {:?}", plugin.name()))?;
-            }
+    async fn bind_to<'a>(
+        &'a self,
+        profile: &'a Profile,
+        cycle: &'a CycleState,
+        pod: &'a PodInfo,
+        node: &'a NodeInfo,
+    ) -> anyhow::Result<()> {
+        let prepare = |plugin: &'a dyn Plugin| Some((plugin.name(), plugin.pre_bind(cycle, pod, node, self)?));
+        let preparations: Vec<_> = profile.plugins.at(Point::PreBind).filter_map(prepare).collect();
+        if !preparations.is_empty() {
+            self.announce(pod, node.name()).await;
+        }
+        for (plugin, effect) in preparations {
+            effect.await.with_context(|| format!("running PreBind plugin {plugin:?}"))?;
         }
         let _permit = self.requests.acquire().await.context("the semaphore is never closed")?;
         for plugin in profile.plugins.at(Point::Bind) {
@@ -175,6 +184,15 @@ impl Scheduler {
             }
         }
         anyhow::bail!("no plugin binds")
+    }
+
+    /// Tells others where a pod will go whose binding takes its time (upstream: `NominatedNodeNameForExpectation`).
+    async fn announce(&self, pod: &PodInfo, node: &str) {
+        if let Some(patch) = status::nominated(pod, node)
+            && let Err(error) = self.patch_status(pod, &patch).await
+        {
+            tracing::debug!(pod = %pod.key(), %error, "could not tell where the pod will go");
+        }
     }
 
     /// Whether a binding has come true whose answer got lost. Until that is known the pod keeps its room: given to another, there would be too little.
@@ -224,11 +242,13 @@ impl Scheduler {
         let pod = Arc::new(PodInfo::new(current));
         let note = status::shortened(&message);
         self.recorder.record(reference(queued.pod.pod.as_ref(), None), EventType::Warning, "FailedScheduling", note, "Scheduling");
-        if matches!(outcome, Outcome::Hopeless) {
-            self.state.lock().denominate(pod.uid());
+        match (&outcome, nominated(&pod.pod)) {
+            (Outcome::Hopeless, _) => drop(self.state.lock().denominate(pod.uid())),
+            // It was assumed to be there already; now it is only to go there.
+            (Outcome::Unchanged | Outcome::Deallocated(_), Some(node)) => self.state.lock().nominate(pod.clone(), node),
+            (Outcome::Nominated(_), _) | (_, None) => {}
         }
         let patch = status::unscheduled(&pod, reason, &message, &outcome, Timestamp::now());
-        self.queue.failed(queued, pod.clone(), how);
         let (mut candidate, mut claim) = (None, None);
         match outcome {
             Outcome::Nominated(chosen) => candidate = Some(chosen),
@@ -236,26 +256,35 @@ impl Scheduler {
             Outcome::Hopeless | Outcome::Unchanged => {}
         }
         if patch.is_none() && candidate.is_none() && claim.is_none() {
-            return;
+            return self.queue.failed(queued, pod, how);
         }
+        self.queue.hold(pod.uid());
+        self.queue.failed(queued, pod.clone(), how);
         let scheduler = self.clone();
         tokio::spawn(async move {
-            let Ok(_permit) = scheduler.requests.acquire().await else { return };
-            if let Some(candidate) = candidate {
-                scheduler.make_room(&pod, &candidate).await;
-            }
-            if let Some(claim) = claim {
-                let (key, uid) = (ObjectKey::of(claim.as_ref()), claim.metadata.uid.as_deref().unwrap_or_default());
-                if let Err(error) = plugins::give_back(&key, uid, &pod, &scheduler.informers).await {
-                    tracing::debug!(pod = %pod.key(), claim = %key, %error, "could not deallocate");
-                }
-            }
-            if let Some(patch) = patch
-                && let Err(error) = scheduler.patch_status(&pod, &patch).await
-            {
-                tracing::debug!(pod = %pod.key(), %error, "could not update the status");
-            }
+            scheduler.follow_up(&pod, patch, candidate, claim).await;
+            scheduler.queue.release(pod.uid());
         });
+    }
+
+    /// Writes what came of a try. Until that is done there is no other: what it writes would come after what this one has, and of a room that is half
+    /// made it would make another.
+    async fn follow_up(&self, pod: &PodInfo, patch: Option<Value>, candidate: Option<Candidate>, claim: Option<Arc<ResourceClaim>>) {
+        let Ok(_permit) = self.requests.acquire().await else { return };
+        if let Some(patch) = patch
+            && let Err(error) = self.patch_status(pod, &patch).await
+        {
+            tracing::debug!(pod = %pod.key(), %error, "could not update the status");
+        }
+        if let Some(candidate) = candidate {
+            self.make_room(pod, &candidate).await;
+        }
+        if let Some(claim) = claim {
+            let (key, uid) = (ObjectKey::of(claim.as_ref()), claim.metadata.uid.as_deref().unwrap_or_default());
+            if let Err(error) = plugins::give_back(&key, uid, pod, &self.informers).await {
+                tracing::debug!(pod = %pod.key(), claim = %key, %error, "could not deallocate");
+            }
+        }
     }
 
     /// Deletes the victims, and takes room back that was promised there to less important pods.
@@ -263,13 +292,15 @@ impl Scheduler {
         self.metrics.preemptions.fetch_add(1, Ordering::Relaxed);
         #[allow(clippy::cast_precision_loss)] // A count of pods on a node.
         self.metrics.victims.observe(&[], candidate.victims.len() as f64);
-        let mut failed = false;
-        for victim in &candidate.victims {
-            if let Err(error) = self.preempt(pod, victim).await {
-                failed = true;
+        let preempt = async |victim: &Arc<PodInfo>| {
+            let preempted = self.preempt(pod, victim).await;
+            if let Err(error) = &preempted {
                 tracing::warn!(pod = %pod.key(), victim = %victim.key(), %error, "could not preempt");
             }
-        }
+            preempted.is_err()
+        };
+        let failed =
+            stream::iter(&candidate.victims).map(preempt).buffer_unordered(DELETIONS).fold(false, async |any, failed| any || failed).await;
         if failed {
             // No victim's end will wake it.
             self.queue.retry(pod.uid());

@@ -50,6 +50,12 @@ pub fn unscheduled(pod: &PodInfo, reason: &str, message: &str, outcome: &Outcome
     Some(json!({"metadata": {"uid": pod.uid()}, "status": status}))
 }
 
+/// Says where the pod will go; none if the status says so already.
+pub fn nominated(pod: &PodInfo, node: &str) -> Option<Value> {
+    let said = pod.status().nominated_node_name.as_deref() == Some(node);
+    (!said).then(|| json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": node}}))
+}
+
 /// Takes back that room was promised to the pod.
 pub fn without_nomination(pod: &PodInfo) -> Value {
     json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": null}})
@@ -91,6 +97,9 @@ mod tests {
         let patch = unscheduled(&fresh, "Unschedulable", "m", &Outcome::Unchanged, now).unwrap();
         assert_eq!(patch["status"]["conditions"][0]["message"], "m");
         assert_eq!(patch["status"].get("nominatedNodeName"), None);
+
+        assert_eq!(nominated(&fresh, "n1").unwrap()["status"]["nominatedNodeName"], "n1");
+        assert_eq!(nominated(&told(&fresh, &json!({"status": {"nominatedNodeName": "n1"}})), "n1"), None);
 
         let first = told(&fresh, &patch);
         assert_eq!(unscheduled(&first, "Unschedulable", "m", &Outcome::Hopeless, later), None);

@@ -95,6 +95,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// Where the pod is to go, as long as it is not there.
+    async fn nominated(&self, name: &str) -> Result<Option<String>> {
+        Ok(self.pods.get(name).await?.status.and_then(|status| status.nominated_node_name))
+    }
+
     async fn node_of(&self, name: &str) -> Result<Option<String>> {
         Ok(self.pods.get_opt(name).await?.and_then(|pod| pod.spec).and_then(|spec| spec.node_name))
     }
@@ -173,6 +178,7 @@ async fn an_urgent_pod_takes_the_place_of_another() -> Result<()> {
         cluster.pods.delete("first", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
     }
     until("its place", async || cluster.node_of("urgent").await, |node| node.as_deref() == Some("n1")).await?;
+    assert_eq!(cluster.nominated("urgent").await?, None, "it is there");
     cluster.stop().await
 }
 
@@ -225,8 +231,10 @@ async fn volumes_are_bound_before_their_pod() -> Result<()> {
     let reserved = async || Ok(volumes.get("v2").await?.spec.and_then(|spec| spec.claim_ref).and_then(|reference| reference.name));
     until("the volume reserved", reserved, |claim| claim.as_deref() == Some("ready")).await?;
     assert_eq!(cluster.node_of("static").await?, None, "not before its volume");
+    assert_eq!(cluster.nominated("static").await?.as_deref(), Some("n2"), "but where it will go is known");
     complete(&cluster, "ready", "v2").await?;
     until("its volume's node", async || cluster.node_of("static").await, |node| node.as_deref() == Some("n2")).await?;
+    assert_eq!(cluster.nominated("static").await?, None);
 
     cluster.add_pod("dynamic", using("wanted"), "1").await?;
     let chosen = async || {

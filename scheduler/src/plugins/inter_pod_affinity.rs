@@ -275,6 +275,7 @@ impl Plugin for InterPodAffinity {
             }
             // The pods there do not count any more.
             ClusterEvent::NodeGone(_) => true,
+            ClusterEvent::Itself { old, new } => old.pod.metadata.labels != new.pod.metadata.labels,
             ClusterEvent::Namespace(_) => by_namespace(required) || by_namespace(required_anti),
             _ => false,
         }

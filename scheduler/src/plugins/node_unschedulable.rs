@@ -37,7 +37,11 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
-        let ClusterEvent::Node(changed) = event else { return false };
+        let changed = match event {
+            ClusterEvent::Node(changed) => changed,
+            ClusterEvent::Itself { old, new } => return !tolerates_cordon(old) && tolerates_cordon(new),
+            _ => return false,
+        };
         let cordoned = |node: &Node| node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
         !cordoned(&changed.new) && changed.old.as_ref().is_none_or(|old| cordoned(old)) || tolerates_cordon(pod)
     }

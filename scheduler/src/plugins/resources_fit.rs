@@ -166,6 +166,11 @@ impl Plugin for NodeResourcesFit {
                 let names = pod.requests.scalar.keys().map(String::as_str).chain([CPU, MEMORY, EPHEMERAL_STORAGE]);
                 names.into_iter().any(|name| pod.requests.get(name) > 0 && new.requests.get(name) < old.requests.get(name))
             }
+            ClusterEvent::Itself { old, new } => {
+                let mut most = new.requests.clone();
+                most.max(&old.requests);
+                most != new.requests
+            }
             ClusterEvent::Node(changed) => {
                 let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
                 let now = Resources::from_quantities(allocatable(&changed.new).as_ref());

@@ -69,7 +69,11 @@ impl Plugin for TaintToleration {
     }
 
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
-        let ClusterEvent::Node(changed) = event else { return false };
+        let changed = match event {
+            ClusterEvent::Node(changed) => changed,
+            ClusterEvent::Itself { old, new } => return old.spec().tolerations != new.spec().tolerations,
+            _ => return false,
+        };
         let tolerated = |node: &Node| {
             let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
             untolerated(taints, pod, HARD).is_none()

@@ -386,6 +386,7 @@ impl Plugin for PodTopologySpread {
                     }
                 }
             }
+            ClusterEvent::Itself { old, new } => old.pod.metadata.labels != new.pod.metadata.labels,
             // Its domain may have been the emptiest.
             ClusterEvent::NodeGone(_) => by_default || !constraints.is_empty(),
             ClusterEvent::PodBound(other) => counts(other),

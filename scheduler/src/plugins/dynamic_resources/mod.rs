@@ -278,6 +278,7 @@ impl Plugin for DynamicResources {
                 let freed = device_claims::is_allocated(old) && !device_claims::is_allocated(new);
                 freed || (uses && old.status != new.status)
             }
+            ClusterEvent::Itself { old, new } => old.status().resource_claim_statuses != new.status().resource_claim_statuses,
             ClusterEvent::DeviceSlice(_) | ClusterEvent::DeviceClass(_) => true,
             ClusterEvent::Node(Changed { old, new }) => old.as_ref().is_none_or(|old| old.metadata.labels != new.metadata.labels),
             // What was decided for a pod and came to nothing is free, and no claim changes by that.
