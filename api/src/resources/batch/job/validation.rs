@@ -7,6 +7,7 @@ use crate::resources::core::pod::validation;
 use crate::resources::defaulting::{items, str};
 use crate::validation::{IMMUTABLE, labels, names, numbers::not_negative};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, PodFailurePolicyRule, SuccessPolicyRule};
+use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -259,27 +260,8 @@ pub(super) fn update(errors: &mut ErrorList, new: &Job, old: &Job) {
     completions(errors, &path.child("completions"), spec, before);
     fixed(errors, &path.child("selector"), &spec.selector, &before.selector);
     let mut template = before.template.clone();
-    let suspended = before.suspend == Some(true) || spec.suspend == Some(true);
-    if suspended && old.status.as_ref().is_none_or(|s| s.start_time.is_none()) {
-        // While no pod has been made yet, where the pods will run can still be changed.
-        if let (Some(pod), Some(now)) = (&mut template.spec, &spec.template.spec) {
-            pod.node_selector = now.node_selector.clone();
-            pod.tolerations = now.tolerations.clone();
-            pod.scheduling_gates = now.scheduling_gates.clone();
-            let node = now.affinity.as_ref().and_then(|a| a.node_affinity.clone());
-            match (&mut pod.affinity, node) {
-                (None, None) => {}
-                (affinity, node) => affinity.get_or_insert_default().node_affinity = node,
-            }
-            if now.affinity.is_none() && pod.affinity == Some(Default::default()) {
-                pod.affinity = None;
-            }
-        }
-        if let Some(now) = &spec.template.metadata {
-            let metadata = template.metadata.get_or_insert_default();
-            metadata.annotations = now.annotations.clone();
-            metadata.labels = now.labels.clone();
-        }
+    if has_stopped(old) {
+        permit(&mut template, &spec.template);
     }
     if spec.template != template {
         errors.invalid_as(&path.child("template"), &internal_text::of(TEMPLATE, &spec.template), IMMUTABLE);
@@ -289,6 +271,44 @@ pub(super) fn update(errors: &mut ErrorList, new: &Job, old: &Job) {
     fixed(errors, &path.child("backoffLimitPerIndex"), &spec.backoff_limit_per_index, &before.backoff_limit_per_index);
     fixed(errors, &path.child("managedBy"), &spec.managed_by, &before.managed_by);
     fixed(errors, &path.child("successPolicy"), &spec.success_policy, &before.success_policy);
+}
+
+/// Whether no pod has been made from the template yet, or none is left and none will be: the job is suspended.
+fn has_stopped(job: &Job) -> bool {
+    let suspended = job.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true));
+    let status = job.status.as_ref();
+    let noted = || {
+        let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
+        conditions.any(|condition| condition.type_ == "Suspended" && condition.status == "True")
+    };
+    let idle = status.is_none_or(|status| status.active.unwrap_or(0) == 0);
+    suspended && idle && (status.is_none_or(|status| status.start_time.is_none()) || noted())
+}
+
+/// Takes over what may be changed of such a job: where its pods will run, how much they ask for, and their labels and annotations.
+fn permit(template: &mut PodTemplateSpec, wanted: &PodTemplateSpec) {
+    if let (Some(pod), Some(now)) = (&mut template.spec, &wanted.spec) {
+        pod.node_selector = now.node_selector.clone();
+        pod.tolerations = now.tolerations.clone();
+        pod.scheduling_gates = now.scheduling_gates.clone();
+        let node = now.affinity.as_ref().and_then(|a| a.node_affinity.clone());
+        match (&mut pod.affinity, node) {
+            (None, None) => {}
+            (affinity, node) => affinity.get_or_insert_default().node_affinity = node,
+        }
+        if now.affinity.is_none() && pod.affinity == Some(Default::default()) {
+            pod.affinity = None;
+        }
+        let before = pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten());
+        for (container, now) in before.zip(now.containers.iter().chain(now.init_containers.iter().flatten())) {
+            container.resources = now.resources.clone();
+        }
+    }
+    if let Some(now) = &wanted.metadata {
+        let metadata = template.metadata.get_or_insert_default();
+        metadata.annotations = now.annotations.clone();
+        metadata.labels = now.labels.clone();
+    }
 }
 
 fn fixed<T: Serialize + PartialEq>(errors: &mut ErrorList, path: &Path, new: &Option<T>, old: &Option<T>) {
@@ -307,5 +327,44 @@ fn completions(errors: &mut ErrorList, path: &Path, new: &JobSpec, old: &JobSpec
     let in_tandem = old.completions == old.parallelism && new.completions == new.parallelism;
     if new.completions != old.completions && !in_tandem {
         errors.invalid(path, json!(new.completions), "can only be modified in tandem with spec.parallelism");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_changed_while_a_job_is_suspended() {
+        let job = |suspend: bool, status: &Value, container: Value, pod: Value| -> Job {
+            let mut spec = json!({"restartPolicy": "Never", "containers": [container]});
+            spec.as_object_mut().unwrap().extend(pod.as_object().unwrap().clone());
+            serde_json::from_value(json!({"spec": {"suspend": suspend, "template": {"spec": spec}}, "status": status})).unwrap()
+        };
+        let container = || json!({"name": "c", "image": "i"});
+        let (new, started) = (json!({}), json!({"startTime": "2026-01-01T00:00:00Z"}));
+        let mut stopped = started.clone();
+        stopped["conditions"] = json!([{"type": "Suspended", "status": "True"}]);
+        let mut stopping = stopped.clone();
+        stopping["active"] = json!(1);
+        let sized = || json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}});
+        let placed = || json!({"nodeSelector": {"a": "b"}});
+        for (suspend, status, container_after, pod, expected) in [
+            (true, &new, sized(), placed(), true),
+            (true, &stopped, sized(), placed(), true),
+            (true, &stopping, sized(), json!({}), false),
+            (true, &started, json!({"name": "c", "image": "i"}), placed(), false),
+            (false, &new, sized(), json!({}), false),
+            (true, &new, json!({"name": "c", "image": "other"}), json!({}), false),
+            (true, &new, container(), json!({"initContainers": [container()]}), false),
+        ] {
+            let (old, wanted) = (job(suspend, status, container(), json!({})), job(suspend, status, container_after, pod));
+            let mut template = old.spec.as_ref().unwrap().template.clone();
+            if has_stopped(&old) {
+                permit(&mut template, &wanted.spec.as_ref().unwrap().template);
+            }
+            let equal = template == wanted.spec.as_ref().unwrap().template;
+            assert_eq!(equal, expected, "{suspend} {status} {}", json!(wanted.spec));
+        }
     }
 }
