@@ -20,7 +20,7 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 /// The index of pods by node.
 pub const BY_NODE: &str = "node";
 
-/// Keys are pods.
+/// Keys are pods, and the key without a name, which stands for all that are finished.
 pub struct PodGarbageCollector {
     context: Context,
     pods: Arc<Cache<Pod>>,
@@ -63,14 +63,22 @@ impl PodGarbageCollector {
         kept > 0 && self.pods.len() > kept
     }
 
-    /// The finished pods beyond the number that is kept: evicted ones first, then the oldest.
-    fn finished_too_many(&self) -> Vec<ObjectKey> {
-        let mut finished: Vec<Arc<Pod>> =
-            self.pods.list().into_iter().filter(|pod| pods::is_finished(pod) && !pods::is_terminating(pod)).collect();
-        let surplus = finished.len().saturating_sub(self.context.settings.finished_pods_kept);
-        finished.sort_by_key(|pod| order(pod));
-        finished.into_iter().take(surplus).map(|pod| ObjectKey::of(pod.as_ref())).collect()
+    /// Removes finished pods beyond the number that is kept.
+    async fn sweep(&self) -> anyhow::Result<()> {
+        let mut finished = self.pods.list();
+        finished.retain(|pod| pods::is_finished(pod) && !pods::is_terminating(pod));
+        let surplus = surplus(finished, self.context.settings.finished_pods_kept);
+        let removed = surplus.iter().flat_map(|pod| remove(pod, Cause::OneTooMany, self.context.clock.now())).collect();
+        self.context.executor.apply(removed).await?;
+        Ok(())
     }
+}
+
+/// The finished pods that are too many: evicted ones first, then the oldest.
+fn surplus(mut finished: Vec<Arc<Pod>>, kept: usize) -> Vec<Arc<Pod>> {
+    finished.sort_by_key(|pod| order(pod));
+    finished.truncate(finished.len().saturating_sub(kept));
+    finished
 }
 
 /// Which finished pods go first.
@@ -88,6 +96,8 @@ enum Cause {
     OutOfService,
     /// It is being deleted, and no kubelet has ever had it.
     NeverBound,
+    /// It has ended, as have enough others.
+    OneTooMany,
 }
 
 fn cause(pod: &Pod, node: Option<&Node>) -> Option<Cause> {
@@ -137,9 +147,7 @@ impl Controller for PodGarbageCollector {
             }
             let just_finished = pods::is_finished(pod) && change.old().is_none_or(|old| !pods::is_finished(old));
             if just_finished && collector.is_full() {
-                for key in collector.finished_too_many() {
-                    queue.add(key);
-                }
+                queue.add(ObjectKey::new("", ""));
             }
         });
         let (queue, pods) = (keys.clone(), self.pods.clone());
@@ -160,12 +168,11 @@ impl Controller for PodGarbageCollector {
 
     fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, anyhow::Result<Option<Duration>>> {
         Box::pin(async move {
-            if self.is_full() && self.finished_too_many().contains(key) {
-                let options = DeleteOptions { grace_seconds: Some(0), ..DeleteOptions::default() };
-                self.context.executor.apply(vec![Op::send(Request::delete::<Pod>(key, &options))]).await?;
-                return Ok(None);
+            if !key.name.is_empty() {
+                return self.sync(key).await;
             }
-            self.sync(key).await
+            self.sweep().await?;
+            Ok(None)
         })
     }
 }
@@ -218,12 +225,14 @@ mod tests {
             let status = json!({"phase": "Failed", "reason": reason});
             serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status})).unwrap()
         };
-        let mut pods = [
+        let pods = [
             pod("young", json!(null), "2026-01-03T00:00:00Z"),
             pod("evicted", json!("Evicted"), "2026-01-02T00:00:00Z"),
             pod("old", json!(null), "2026-01-01T00:00:00Z"),
         ];
-        pods.sort_by_key(order);
-        assert_eq!(pods.map(|pod| pod.metadata.name.unwrap()), ["evicted", "old", "young"]);
+        for (kept, expected) in [(0, vec!["evicted", "old", "young"]), (1, vec!["evicted", "old"]), (2, vec!["evicted"]), (3, vec![])] {
+            let gone = surplus(pods.iter().cloned().map(Arc::new).collect(), kept);
+            assert_eq!(gone.iter().map(|pod| pod.metadata.name.as_deref().unwrap()).collect::<Vec<_>>(), expected, "{kept}");
+        }
     }
 }
