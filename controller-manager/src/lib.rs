@@ -23,6 +23,7 @@ pub mod pods;
 pub mod revisions;
 pub mod run;
 pub mod services;
+pub mod topology_hints;
 pub mod trigger_times;
 pub mod written;
 

@@ -1,12 +1,13 @@
 //! EndpointSlices: for every service with a selector the endpoints of its pods, in slices of a hundred, by address family and by ports
 //! (upstream: `pkg/controller/endpointslice`, `k8s.io/endpointslice`).
 //!
-//! Left out: hints by the share of CPU in each zone (`topology-mode: Auto`); hints follow `trafficDistribution`.
+//! Hints follow `trafficDistribution`, or the zones' shares of the cluster ([`topology_hints`]).
 
 use crate::claim::controller_reference;
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::endpoint_slices::{self, BY_SERVICE, Changes, EndpointKey, Group, MANAGED_BY, SERVICE_NAME, Template, ports_key};
 use crate::ops::{Op, is_conflict};
+use crate::topology_hints::{self, Shares, ZONE};
 use crate::trigger_times::TriggerTimes;
 use crate::written::WrittenChildren;
 use crate::{children, pods, services};
@@ -15,7 +16,8 @@ use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone};
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +25,6 @@ use std::time::Duration;
 pub const NAME: &str = "endpointslice-controller.k8s.io";
 /// `--max-endpoints-per-slice`.
 const CAPACITY: usize = 100;
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Keys are services.
 pub struct EndpointSliceController {
@@ -34,15 +35,34 @@ pub struct EndpointSliceController {
     slices: Arc<Cache<EndpointSlice>>,
     written: WrittenChildren,
     trigger_times: TriggerTimes,
+    /// Services whose hints follow the zones' shares.
+    by_share: Mutex<HashSet<ObjectKey>>,
 }
 
 /// What the cluster has for one service.
+#[derive(Clone, Copy)]
 struct State<'a> {
     service: &'a Service,
     pods: &'a [Arc<Pod>],
     slices: &'a [Arc<EndpointSlice>],
     /// The zone of a node; the outer `None` if there is no such node.
     zone: &'a dyn Fn(&str) -> Option<Option<String>>,
+    /// The zones' shares of the cluster, as far as the service asks for them and they are known.
+    shares: Option<&'a Shares>,
+    /// Whether its hints have followed them so far.
+    was_by_share: bool,
+}
+
+/// What has to be done for one service.
+#[derive(Debug, Default)]
+struct Plan {
+    changes: Changes,
+    /// Which pods had to be left out for want of their nodes.
+    lost: Vec<String>,
+    /// Whether hints follow the zones' shares now.
+    by_share: bool,
+    /// What to tell.
+    events: Vec<Op>,
 }
 
 impl EndpointSliceController {
@@ -56,6 +76,7 @@ impl EndpointSliceController {
             nodes: context.caches.of(),
             written: WrittenChildren::default(),
             trigger_times: TriggerTimes::default(),
+            by_share: Mutex::default(),
             slices,
             context,
         }
@@ -66,6 +87,7 @@ impl EndpointSliceController {
         let Some(service) = self.services.get(key) else {
             self.written.forget(key);
             self.trigger_times.forget(key);
+            self.by_share.lock().remove(key);
             return Ok(None);
         };
         let Some(selector) = services::selector(&service) else { return Ok(None) };
@@ -79,7 +101,14 @@ impl EndpointSliceController {
             Some(node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned())
         };
         let pods = services::pods_of(&service, &selector, &self.pods);
-        let (mut changes, lost) = plan(&State { service: &service, pods: &pods, slices: &slices, zone: &zone });
+        let shares = topology_hints::is_asked_for(&service).then(|| topology_hints::shares(&self.nodes.list())).flatten();
+        let was_by_share = self.by_share.lock().remove(key);
+        let Plan { mut changes, lost, by_share, events } =
+            plan(&State { service: &service, pods: &pods, slices: &slices, zone: &zone, shares: shares.as_ref(), was_by_share });
+        if by_share {
+            self.by_share.lock().insert(key.clone());
+        }
+        self.context.executor.apply(events).await?;
         changes.since(self.trigger_times.since_last(&service, &pods));
         let written = endpoint_slices::write(&self.context.executor, &self.written, key, changes).await;
         let error = match (written, lost.first()) {
@@ -96,11 +125,9 @@ impl EndpointSliceController {
     }
 }
 
-/// What has to be written, and which pods had to be left out for want of their nodes.
-fn plan(state: &State) -> (Changes, Vec<String>) {
+fn plan(state: &State) -> Plan {
     let types = services::address_types(state.service);
-    let mut changes = Changes::default();
-    let mut lost = Vec::new();
+    let Plan { mut changes, mut lost, mut by_share, mut events } = Plan::default();
     let of_type =
         |address_type: &str| -> Vec<_> { state.slices.iter().filter(|slice| slice.address_type == address_type).cloned().collect() };
     changes.delete.extend(state.slices.iter().filter(|slice| !types.contains(&slice.address_type.as_str())).cloned());
@@ -126,12 +153,40 @@ fn plan(state: &State) -> (Changes, Vec<String>) {
             let group = groups.entry(ports_key(&ports)).or_insert_with(|| Group { ports, ..Group::default() });
             group.endpoints.insert(EndpointKey::of(&endpoint), endpoint);
         }
-        let packed = template(state.service, address_type).pack(groups, &of_type(address_type));
+        let present = of_type(address_type);
+        let endpoints = groups.values_mut().flat_map(|group| group.endpoints.values_mut()).collect();
+        let told = by_shares(state, &present, endpoints);
+        by_share |= told.as_ref().is_some_and(Result::is_ok);
+        events.extend(told.and_then(|told| tell(state, address_type, told)));
+        let packed = template(state.service, address_type).pack(groups, &present);
         changes.create.extend(packed.create);
         changes.update.extend(packed.update);
         changes.delete.extend(packed.delete);
     }
-    (changes, lost)
+    Plan { changes, lost, by_share, events }
+}
+
+/// Gives endpoints their hints by the zones' shares, if the service asks for that; as the error why that cannot be. `None`: it does not, and did not.
+fn by_shares(state: &State, present: &[Arc<EndpointSlice>], endpoints: Vec<&mut Endpoint>) -> Option<Result<(), String>> {
+    if !topology_hints::is_asked_for(state.service) {
+        return state.was_by_share.then(|| Err("Topology Aware Hints has been disabled".to_owned()));
+    }
+    let zone = |endpoint: &Endpoint| endpoint.hints.as_ref()?.for_zones.as_ref()?.first().map(|zone| zone.name.clone());
+    let all = present.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let before: BTreeMap<EndpointKey, String> = all.filter_map(|endpoint| Some((EndpointKey::of(endpoint), zone(endpoint)?))).collect();
+    Some(topology_hints::assign(state.shares, endpoints, |endpoint| before.get(&EndpointKey::of(endpoint)).cloned()))
+}
+
+/// That hints follow the zones' shares from now on is news, and that they cannot.
+fn tell(state: &State, address_type: &str, outcome: Result<(), String>) -> Option<Op> {
+    match outcome {
+        Ok(()) if state.was_by_share => None,
+        Ok(()) => {
+            let message = format!("Topology Aware Hints has been enabled, addressType: {address_type}");
+            Some(Op::normal(state.service, "TopologyAwareHintsEnabled", message))
+        }
+        Err(why) => Some(Op::warning(state.service, "TopologyAwareHintsDisabled", format!("{why}, addressType: {address_type}"))),
+    }
 }
 
 fn template(service: &Service, address_type: &'static str) -> Template {
@@ -185,6 +240,9 @@ fn endpoint(pod: &Pod, service: &Service, address_type: &str, zone: Option<Strin
 
 /// For whom an endpoint is meant, as the service's `trafficDistribution` wants it.
 fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    if topology_hints::is_asked_for(service) {
+        return None;
+    }
     let nodes_too = match service.spec.as_ref()?.traffic_distribution.as_deref()? {
         "PreferClose" | "PreferSameZone" => false,
         "PreferSameNode" => true,
@@ -199,6 +257,14 @@ impl Controller for EndpointSliceController {
     fn watch(self: Arc<Self>, keys: &Keys) {
         watch_all(&self.services, keys);
         services::watch_pods(&self.pods, &self.services, keys);
+        let (queue, services) = (keys.clone(), Arc::downgrade(&self.services));
+        self.nodes.subscribe(move |change| {
+            let unchanged = change.old().is_some_and(|old| topology_hints::part(old) == topology_hints::part(change.object()));
+            let services = services.upgrade().filter(|_| !unchanged).map(|services| services.list()).unwrap_or_default();
+            for service in services.iter().filter(|service| topology_hints::is_asked_for(service)) {
+                queue.add(ObjectKey::of(service.as_ref()));
+            }
+        });
         let (queue, controller) = (keys.clone(), self.clone());
         self.slices.subscribe(move |change| {
             let slice = change.object();
@@ -245,7 +311,8 @@ mod tests {
 
     fn planned(service: &Service, pods: &[Arc<Pod>]) -> (Changes, Vec<String>) {
         let zone = |node: &str| (node == "n").then(|| Some("z".to_owned()));
-        plan(&State { service, pods, slices: &[], zone: &zone })
+        let Plan { changes, lost, .. } = plan(&State { service, pods, slices: &[], zone: &zone, shares: None, was_by_share: false });
+        (changes, lost)
     }
 
     #[test]
@@ -316,5 +383,43 @@ mod tests {
             let slice = serde_json::to_value(&changes.create[0]).unwrap();
             assert_eq!(slice["endpoints"][0]["hints"], expected, "{distribution}");
         }
+    }
+
+    #[test]
+    fn hints_follow_the_zones_shares_if_asked_to() {
+        let shares = Shares::from([("y".to_owned(), 0.5), ("z".to_owned(), 0.5)]);
+        let pods: Vec<_> = (1..=2).map(|i| pod(&format!("p{i}"), &[&format!("10.1.0.{i}")], "True", "n", false)).collect();
+        let spec = json!({"clusterIP": "10.0.0.1", "ipFamilies": ["IPv4"], "ports": [{"port": 80}], "trafficDistribution": "PreferClose"});
+        let mut auto = service(spec);
+        auto.metadata.annotations = Some([("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned())].into());
+        let zone = |_: &str| Some(Some("z".to_owned()));
+        let state = State { service: &auto, pods: &pods, slices: &[], zone: &zone, shares: Some(&shares), was_by_share: false };
+        let told = |plan: &Plan| match &plan.events[..] {
+            [Op::Event { message, .. }] => message.clone(),
+            other => format!("{} events", other.len()),
+        };
+        let hints = |slice: &EndpointSlice| {
+            let endpoints = slice.endpoints.iter().flatten();
+            endpoints.map(|endpoint| json!(endpoint.hints)["forZones"][0]["name"].clone()).collect::<Vec<Value>>()
+        };
+        let first = plan(&state);
+        assert_eq!((first.by_share, told(&first).as_str()), (true, "Topology Aware Hints has been enabled, addressType: IPv4"));
+        let mut slice = first.changes.create[0].clone();
+        slice.metadata.name = Some("slice".to_owned());
+        assert_eq!(hints(&slice), ["y", "z"]);
+
+        let slices = [Arc::new(slice)];
+        let again = plan(&State { slices: &slices, was_by_share: true, ..state });
+        assert_eq!((again.by_share, again.events.len(), again.changes), (true, 0, Changes::default()));
+        let alone = plan(&State { slices: &slices, was_by_share: true, pods: &pods[..1], ..state });
+        let why = "Insufficient number of endpoints (1 endpoints, 2 zones), addressType: IPv4";
+        assert_eq!((alone.by_share, told(&alone).as_str(), hints(&alone.changes.update[0])), (false, why, vec![json!(null)]));
+        let plain = Service {
+            metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta { annotations: None, ..auto.metadata.clone() },
+            ..auto.clone()
+        };
+        let back = plan(&State { service: &plain, slices: &slices, was_by_share: true, ..state });
+        assert_eq!((back.by_share, told(&back).as_str()), (false, "Topology Aware Hints has been disabled, addressType: IPv4"));
+        assert_eq!(hints(&back.changes.update[0]), ["z", "z"]);
     }
 }
