@@ -150,9 +150,14 @@ impl Load {
         let now = json!({"gracePeriodSeconds": 0}).to_string().into_bytes();
         for namespace in self.list("/api/v1/namespaces?labelSelector=scheduler-bench").await? {
             let name = namespace["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            let pods = format!("/api/v1/namespaces/{name}/pods");
-            self.send(Method::DELETE, &pods, now.clone(), "application/json").await?;
-            self.send(Method::DELETE, &format!("/api/v1/namespaces/{name}"), Vec::new(), "application/json").await?;
+            let path = format!("/api/v1/namespaces/{name}");
+            for collection in ["pods", "serviceaccounts"] {
+                self.send(Method::DELETE, &format!("{path}/{collection}"), now.clone(), "application/json").await?;
+            }
+            self.send(Method::DELETE, &path, Vec::new(), "application/json").await?;
+            // A controller would do so, if one runs: the next case may want the name again.
+            let empty = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "spec": {"finalizers": []}});
+            self.send(Method::PUT, &format!("{path}/finalize"), serde_json::to_vec(&empty)?, "application/json").await?;
         }
         self.send(Method::DELETE, "/api/v1/nodes", Vec::new(), "application/json").await?;
         Ok(())
