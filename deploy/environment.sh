@@ -35,7 +35,9 @@ balancer_cidr=${SKIFF_LOAD_BALANCER_CIDR:-198.18.$((16#${id:0:2})).0/24}
 network_table=pod-network-$id
 # The node's address on the pods' bridge: what pods reach this machine by, whatever network it is on.
 gateway=${pod_cidr%.*}.1
-cgroup_root=/skiff-$id
+cgroup_root=/skiff$id
+# Where systemd runs, cgroups are its to make.
+cgroup_driver=${SKIFF_CGROUP_DRIVER:-$([ -d /run/systemd/system ] && echo systemd || echo cgroupfs)}
 pause_image=localhost/skiff/pause:1
 server=https://127.0.0.1:$port
 

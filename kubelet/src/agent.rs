@@ -170,7 +170,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
     let logs = PathBuf::from(&settings.pod_logs_dir);
     let cgroups = Cgroups::detect(driver(&settings, runtime.as_ref()).await, &settings.cgroup_root)
         .with_process_limit(Some(settings.pod_pids_limit).filter(|most| *most > 0));
-    enforce(&settings, &cgroups, &machine, &shares).context("Failed to enforce node allocatable")?;
+    enforce(&settings, &cgroups, &machine, &shares).await.context("Failed to enforce node allocatable")?;
     let per_pod = settings.user_namespaces.ids_per_pod();
     let users = Ids::of_machine(per_pod).context("kubelet mappings")?;
     let users = UserNamespaces::new(users, per_pod, settings.max_pods)
@@ -336,6 +336,9 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         storage_limits: settings.local_storage_capacity_isolation,
     };
     tasks.spawn(node::eviction::keeper::keep(workers.clone(), evictions, images, stop.clone()));
+    let shared = workers.node().clone();
+    let until = stop.clone();
+    tasks.spawn(async move { shared.share_cpus(until).await });
     tasks.spawn(node::shutdown::follow_logind(workers.clone(), node::shutdown::periods(&settings), stop.clone()));
     tasks.spawn(crate::pod::log_rotation::keep(
         workers.clone(),
@@ -454,11 +457,11 @@ async fn driver(settings: &KubeletConfiguration, runtime: &dyn Runtime) -> Drive
 }
 
 /// Sets the limits that `enforceNodeAllocatable` asks for: of all pods together, and of the cgroups that something is reserved for.
-fn enforce(settings: &KubeletConfiguration, cgroups: &Cgroups, machine: &Machine, shares: &Shares) -> anyhow::Result<()> {
+async fn enforce(settings: &KubeletConfiguration, cgroups: &Cgroups, machine: &Machine, shares: &Shares) -> anyhow::Result<()> {
     let has = |word: &str| settings.enforce_node_allocatable.iter().any(|w| w == word);
     if has("pods") {
         let limits = Limits { memory: Some(shares.for_pods("memory", machine.memory)), ..Default::default() };
-        cgroups.limit_pods(&limits).context("the pods' cgroup")?;
+        cgroups.limit_pods(&limits).await.context("the pods' cgroup")?;
     }
     for (word, cgroup, reserved) in [
         ("kube-reserved", &settings.kube_reserved_cgroup, &settings.kube_reserved),
@@ -472,7 +475,7 @@ fn enforce(settings: &KubeletConfiguration, cgroups: &Cgroups, machine: &Machine
                 memory: amount("memory").map(|q| q.value()).filter(|_| !compressible),
                 processes: amount("pid").map(|q| q.value()).filter(|_| !compressible),
             };
-            cgroups.limit(Path::new(cgroup.trim_matches('/')), &limits).with_context(|| format!("{word}: {cgroup}"))?;
+            cgroups.limit(Path::new(cgroup.trim_matches('/')), &limits).await.with_context(|| format!("{word}: {cgroup}"))?;
         }
     }
     Ok(())

@@ -15,6 +15,7 @@
 //! | [`source`] | where pods come from: the API, and manifests on the node |
 //! | [`status_manager`], [`lookup`], [`recorder`] | what goes to the API and comes from it |
 //! | [`node`] | the node itself: what it is and has, status, lease, evictions, garbage, shutdown |
+//! | [`systemd`] | what is said to systemd and logind: the cgroups of pods as slices, and the machine's end |
 //! | [`certificate`] | how the node joins and renews its certificates |
 //! | [`server`] | logs, exec and port-forward for the API server |
 //! | [`clock`] | the time, as a parameter |
@@ -49,6 +50,7 @@ pub mod runtime;
 pub mod server;
 pub mod source;
 pub mod status_manager;
+pub mod systemd;
 pub mod topology_manager;
 pub mod volume;
 

@@ -20,7 +20,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Why a pod is not run: the reason and message of its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +167,8 @@ pub struct Admission {
     waiting: Mutex<HashMap<String, Waiting>>,
     /// How many have begun to wait so far.
     waited: AtomicU64,
+    /// Sees each change of what is held.
+    changed: watch::Sender<()>,
 }
 
 /// What one pod holds.
@@ -234,6 +236,7 @@ impl Admission {
         let mut pods = self.pods.lock();
         if pod.status.as_ref().is_some_and(|s| s.start_time.is_some()) {
             pods.insert(uid.to_owned(), Booked { qos, held: wanted, ports });
+            self.changed.send_replace(());
             return Ok(());
         }
         allowed(pod, &self.unsafe_sysctls, self.apparmor)?;
@@ -255,6 +258,7 @@ impl Admission {
             return Err(refusal.clone());
         }
         pods.insert(uid.to_owned(), Booked { qos, held: wanted, ports });
+        self.changed.send_replace(());
         Ok(())
     }
 
@@ -307,11 +311,17 @@ impl Admission {
                 given.ask.waker.notify_one();
             }
         }
+        self.changed.send_replace(());
     }
 
     /// Takes no more pods, or takes them again.
     pub fn close(&self, refusal: Option<(&str, String)>) {
         *self.closed.lock() = refusal.map(|(reason, message)| Refusal::new(reason, message));
+    }
+
+    /// Tells of each change of what pods hold.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// What the pods of a class ask for of a resource together.

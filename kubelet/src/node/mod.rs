@@ -41,6 +41,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod, Service};
 use kube::Api;
 use std::{io, path::PathBuf, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// What is known of the node from the start and does not change while it runs.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +98,6 @@ impl Node {
         if verdict.is_ok() {
             verdict = self.resources.admit(pod).await.inspect_err(|_| self.release(uid));
         }
-        self.share_cpus();
         verdict
     }
 
@@ -106,23 +106,29 @@ impl Node {
         self.admission.release(uid);
         self.users.release(uid);
         self.resources.release(uid);
-        self.share_cpus();
     }
 
     /// Makes the pod's cgroup with its limits, or brings them up to date.
-    pub fn ensure_cgroup(&self, pod: &Pod) -> io::Result<()> {
+    pub async fn ensure_cgroup(&self, pod: &Pod) -> io::Result<()> {
         let Some(cgroups) = &self.cgroups else { return Ok(()) };
         // Whoever has CPUs for itself may use all of them.
         let own = self.pinning.as_ref().is_some_and(|pinning| pinning.holds(identity::uid(pod)));
-        cgroups.ensure_pod(pod, !own)
+        cgroups.ensure_pod(pod, !own).await
     }
 
-    /// Brings the classes' parts of the CPUs up to date.
-    pub fn share_cpus(&self) {
-        let Some(cgroups) = &self.cgroups else { return };
-        let cpus = self.facts.allocatable.get("cpu").and_then(milli).unwrap_or(0);
-        if let Err(error) = cgroups.share(cpus, self.admission.requested("cpu", Qos::Burstable)) {
-            tracing::warn!(%error, "the CPUs could not be shared out");
+    /// Keeps the classes' parts of the CPUs up to date with what pods ask for, until told to stop.
+    pub async fn share_cpus(&self, stop: CancellationToken) {
+        let (Some(cgroups), cpus) = (&self.cgroups, self.facts.allocatable.get("cpu").and_then(milli).unwrap_or(0)) else { return };
+        let mut asked = self.admission.changes();
+        while !stop.is_cancelled() {
+            asked.mark_unchanged();
+            if let Err(error) = cgroups.share(cpus, self.admission.requested("cpu", Qos::Burstable)).await {
+                tracing::warn!(%error, "the CPUs could not be shared out");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = asked.changed() => if changed.is_err() { return },
+            }
         }
     }
 }

@@ -1,22 +1,20 @@
 //! Ending pods before the machine goes down, the important ones last (upstream: `pkg/kubelet/nodeshutdown`).
 //!
 //! [`shut_down`] is the whole of it, whoever calls for it. On a machine with systemd logind does: [`follow_logind`] holds a lock that delays the shutdown,
-//! and hears of it before it happens. Both go through systemd's own programs, `systemd-inhibit` and `busctl`: one lock and one signal do not carry a D-Bus
-//! library. Left out: raising logind's `InhibitDelayMaxSec` where it is shorter than the grace period; a warning says so.
+//! and hears of it before it happens. Where logind would not wait as long as pods may take, its configuration is given a file that says so.
 
 use crate::{
     config::{KubeletConfiguration, ShutdownGracePeriod},
     container::identity,
     pod::{worker::Failure, workers::Workers},
+    systemd::{self, LogindProxy, ManagerProxy},
 };
+use anyhow::{Context as _, bail, ensure};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use serde_json::Value;
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
+use zbus::OwnedFd;
 
 /// The priority from which on pods are critical (upstream: `SystemCriticalPriority`).
 const CRITICAL: i32 = 2_000_000_000;
@@ -24,6 +22,11 @@ const CRITICAL: i32 = 2_000_000_000;
 const MESSAGE: &str = "Pod was terminated in response to imminent node shutdown.";
 /// How soon logind is asked again after it went away.
 const RETRY: Duration = Duration::from_secs(5);
+/// Where logind reads what was added to its configuration, and the file of it that is ours.
+const LOGIND_DIRECTORY: &str = "/etc/systemd/logind.conf.d";
+const LOGIND_FILE: &str = "99-kubelet.conf";
+/// How long logind may take to read it.
+const RELOAD: Duration = Duration::from_secs(5);
 
 /// How long pods get by priority, the lowest first. Empty: nothing is done at a shutdown.
 pub fn periods(config: &KubeletConfiguration) -> Vec<ShutdownGracePeriod> {
@@ -105,7 +108,7 @@ pub async fn follow_logind(workers: Arc<Workers>, periods: Vec<ShutdownGracePeri
             followed = follow(&workers, &periods) => followed,
         };
         if let Err(error) = followed {
-            tracing::warn!(%error, "logind cannot be followed; trying again");
+            tracing::warn!(error = format!("{error:#}"), "logind cannot be followed; trying again");
         }
         tokio::select! {
             () = stop.cancelled() => return,
@@ -114,54 +117,64 @@ pub async fn follow_logind(workers: Arc<Workers>, periods: Vec<ShutdownGracePeri
     }
 }
 
-/// A lock that lasts as long as the process that holds it.
-fn inhibit() -> std::io::Result<Child> {
-    let arguments =
-        ["--what=shutdown", "--mode=delay", "--who=kubelet", "--why=Kubelet needs time to handle node shutdown", "sleep", "infinity"];
-    Command::new("systemd-inhibit").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).spawn()
+/// A lock that lasts as long as it is open.
+async fn inhibit(logind: &LogindProxy<'_>) -> zbus::Result<OwnedFd> {
+    logind.inhibit("shutdown", "kubelet", "Kubelet needs time to handle node shutdown", "delay").await
 }
 
-async fn follow(workers: &Arc<Workers>, periods: &[ShutdownGracePeriod]) -> std::io::Result<()> {
-    let mut lock = Some(inhibit()?);
-    let rule = "type='signal',interface='org.freedesktop.login1.Manager',member='PrepareForShutdown'";
-    let mut monitor = Command::new("busctl")
-        .args(["--system", "--json=short", "--match", rule, "monitor"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let Some(output) = monitor.stdout.take() else { return Ok(()) };
-    let mut lines = BufReader::new(output).lines();
-    while let Some(line) = lines.next_line().await? {
-        match announced(&line) {
-            Some(true) => {
-                tracing::info!("the machine is about to shut down: ending pods");
-                shut_down(workers, periods).await;
-                // The machine may go down now.
-                drop(lock.take());
-            }
-            Some(false) => {
-                tracing::info!("the shutdown was called off");
-                resume(workers);
-                lock = Some(inhibit()?);
-            }
-            None => {}
+async fn follow(workers: &Arc<Workers>, periods: &[ShutdownGracePeriod]) -> anyhow::Result<()> {
+    let connection = systemd::connect().await?;
+    let logind = LogindProxy::new(&connection).await?;
+    ask_for_time(&logind, &ManagerProxy::new(&connection).await?, wanted(periods)).await?;
+    let mut announced = logind.receive_prepare_for_shutdown().await?;
+    let mut lock = Some(inhibit(&logind).await?);
+    while let Some(signal) = announced.next().await {
+        if signal.args()?.start {
+            tracing::info!("the machine is about to shut down: ending pods");
+            shut_down(workers, periods).await;
+            // The machine may go down now.
+            drop(lock.take());
+        } else {
+            tracing::info!("the shutdown was called off");
+            resume(workers);
+            lock = Some(inhibit(&logind).await?);
         }
     }
-    Ok(())
+    bail!("the connection was closed")
 }
 
-/// Whether a line of `busctl monitor` announces a shutdown, or that there is none after all.
-fn announced(line: &str) -> Option<bool> {
-    let message: Value = serde_json::from_str(line).ok()?;
-    let ours = message.get("member")? == "PrepareForShutdown" && message.get("interface")? == "org.freedesktop.login1.Manager";
-    message.get("payload")?.get("data")?.get(0)?.as_bool().filter(|_| ours)
+/// How long all pods together may take.
+fn wanted(periods: &[ShutdownGracePeriod]) -> Duration {
+    Duration::from_secs(periods.iter().filter_map(|period| u64::try_from(period.shutdown_grace_period_seconds).ok()).sum())
+}
+
+/// Sees to it that logind waits so long for a lock.
+async fn ask_for_time(logind: &LogindProxy<'_>, manager: &ManagerProxy<'_>, wanted: Duration) -> anyhow::Result<()> {
+    let enough = async || anyhow::Ok(Duration::from_micros(logind.inhibit_delay_max().await?) >= wanted);
+    if enough().await? {
+        return Ok(());
+    }
+    let directory = Path::new(LOGIND_DIRECTORY);
+    let text = format!("# Written by kubelet: pods may take as long as this to end.\n[Login]\nInhibitDelayMaxSec={}\n", wanted.as_secs());
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::write(directory.join(LOGIND_FILE), text))
+        .context("telling logind how long pods may take")?;
+    manager.kill_unit("systemd-logind.service", "all", nix::libc::SIGHUP).await?;
+    let read = async {
+        while !enough().await? {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    let read = tokio::time::timeout(RELOAD, read).await;
+    ensure!(read.is_ok(), "logind's InhibitDelayMaxSec stays less than the requested ShutdownGracePeriod ({} s)", wanted.as_secs());
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn config(value: Value) -> KubeletConfiguration {
         serde_json::from_value(value).expect("it can be read")
@@ -186,18 +199,6 @@ mod tests {
         let own = json!({"shutdownGracePeriodByPodPriority": [{"priority": 1000, "shutdownGracePeriodSeconds": 5}, {"priority": 0, "shutdownGracePeriodSeconds": 7}]});
         assert_eq!(grouped(&config(own)), [(7, "low plain".into()), (5, "dear critical".into())]);
         assert!(grouped(&config(json!({}))).is_empty());
-    }
-
-    #[test]
-    fn logind_is_understood() {
-        let line = |data: bool| {
-            json!({"type": "signal", "interface": "org.freedesktop.login1.Manager", "member": "PrepareForShutdown", "payload": {"type": "b", "data": [data]}})
-                .to_string()
-        };
-        assert_eq!(
-            [announced(&line(true)), announced(&line(false)), announced("Monitoring bus message stream.")],
-            [Some(true), Some(false), None]
-        );
-        assert_eq!(announced(&line(true).replace("PrepareForShutdown", "PrepareForSleep")), None);
+        assert_eq!(wanted(&periods(&whole)), Duration::from_secs(30));
     }
 }

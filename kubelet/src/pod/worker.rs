@@ -292,7 +292,7 @@ impl Worker {
             });
         }
         self.probes.ensure(pod);
-        if let Err(error) = self.node.ensure_cgroup(pod) {
+        if let Err(error) = self.node.ensure_cgroup(pod).await {
             tracing::warn!(pod = %identity::described(pod), %error, "the pod's cgroup could not be made");
         }
         let volumes = match self.set_up_volumes(pod).await {
@@ -361,14 +361,13 @@ impl Worker {
         if due.is_empty() {
             return pod;
         }
-        node.share_cpus();
         // The pod's own limits grow before its containers' and shrink after them.
-        let cgroups = |when: &str| {
-            node.ensure_cgroup(&pod).unwrap_or_else(
+        let cgroups = async |when: &str| {
+            node.ensure_cgroup(&pod).await.unwrap_or_else(
                 |error| tracing::debug!(pod = %identity::described(&pod), when, %error, "the pod's limits could not be set"),
             );
         };
-        cgroups("before");
+        cgroups("before").await;
         let usage = if self.resize.shrinks_memory(&due) { memory_usage(node.runtime.as_ref()).await } else { HashMap::new() };
         for (id, container, _) in &due {
             if let Err(error) = self.resize.room(id, container, usage.get(id).copied()) {
@@ -381,7 +380,7 @@ impl Worker {
                 Err(error) => self.resize.failed(&pod, error.to_string()),
             }
         }
-        cgroups("after");
+        cgroups("after").await;
         pod
     }
 
@@ -650,7 +649,7 @@ impl Worker {
         self.node.release(&self.uid);
         self.ended.cancel();
         if let Some(cgroups) = &self.node.cgroups {
-            cgroups.remove_pod(pod)?;
+            cgroups.remove_pod(pod).await?;
         }
         let deleted = update.removed || pod.metadata.deletion_timestamp.is_some();
         if deleted {

@@ -144,7 +144,7 @@ async fn sweep(workers: &Workers) -> anyhow::Result<()> {
     found.remove_orphans(node.csi.as_ref(), places, &known).await?;
     for uid in cgroups.iter().filter(|uid| !known.contains(*uid)) {
         if let Some(all) = &node.cgroups {
-            all.remove_by_uid(uid)?;
+            all.remove_by_uid(uid).await?;
         }
     }
     Ok(())
