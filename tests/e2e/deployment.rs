@@ -18,7 +18,7 @@ fn traces(cluster: &Cluster, bridge: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     found.extend(lines("cat", &["/proc/self/mountinfo"]).into_iter().filter(|l| l.contains(&run)));
     found.extend(lines("ip", &["-o", "link"]).into_iter().filter(|l| l.contains(bridge)));
-    found.extend(lines("find", &["/sys/fs/cgroup", "-type", "d", "-name", &bridge.replace("skiff", "skiff-")]));
+    found.extend(lines("find", &["/sys/fs/cgroup", "-type", "d", "-name", &format!("{bridge}*")]));
     found.extend(lines("ps", &["-eo", "args"]).into_iter().filter(|l| l.contains(&run) && !l.contains("ps -eo")));
     if cluster.run_dir().exists() {
         found.push(run);

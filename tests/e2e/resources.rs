@@ -1,6 +1,7 @@
 //! What pods ask for of the node, what they may use of it, and how that changes while they run.
 
 use skiff_testing::{Cluster, Kubectl, eventually, for_each_kubectl};
+use std::path::Path;
 
 /// What the node has for pods, in whole CPUs.
 fn cpus(k: &Kubectl<'_>) -> u64 {
@@ -72,10 +73,30 @@ fn cgroup(k: &Kubectl<'_>, pod: &str, v2: &str, v1: &str) -> String {
     k.ok(&["exec", pod, "--", "sh", "-c", &format!("cat /sys/fs/cgroup/{v2} 2>/dev/null || cat /sys/fs/cgroup/{v1}")]).trim().to_owned()
 }
 
+/// What the kernel has of a cgroup above the pod's first container's own, so many levels up, by its names under cgroups v2 and v1.
+fn above(cluster: &Cluster, pod_uid: &str, levels: usize, controller: &str, [v2, v1]: [&str; 2]) -> (String, String) {
+    let container = cluster.containers(pod_uid, "container").remove(0);
+    let tasks = cluster.ctr(&["tasks", "ls"]);
+    let pid = tasks.lines().find(|line| line.starts_with(&container)).and_then(|line| line.split_whitespace().nth(1)).expect("it runs");
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let (hierarchy, path) = groups
+        .lines()
+        .filter_map(|line| line.split_once(':')?.1.split_once(':'))
+        .find(|(names, _)| if unified { names.is_empty() } else { names.split(',').any(|name| name == controller) })
+        .expect("it has one");
+    let level = Path::new(path).ancestors().nth(levels).expect("a pod's cgroup is no root");
+    let directory = Path::new("/sys/fs/cgroup").join(hierarchy).join(level.strip_prefix("/").expect("it is absolute"));
+    let name = level.file_name().expect("no root").to_string_lossy().into_owned();
+    let file = directory.join(if unified { v2 } else { v1 });
+    (name, std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).trim().to_owned())
+}
+
 /// Proves POD-14.
 #[test]
 fn limits_hold() {
-    let k = Kubectl::ours(Cluster::shared(), "limits");
+    let cluster = Cluster::shared();
+    let k = Kubectl::ours(cluster, "limits");
     k.apply(LIMITED);
     k.until_ready("limited");
     k.until_ready("modest");
@@ -84,6 +105,19 @@ fn limits_hold() {
     let quota = cgroup(&k, "limited", "cpu.max", "cpu/cpu.cfs_quota_us");
     assert_eq!(quota.split(' ').next(), Some("20000"), "a fifth of a CPU in 100 ms");
     assert_eq!(cgroup(&k, "limited", "memory.max", "memory/memory.limit_in_bytes"), (32 << 20).to_string());
+    // So do those of the pod, whatever driver made them; all pods together have what the node has.
+    let uid = k.field("pod", "limited", "{.metadata.uid}");
+    let (quota, memory) = (["cpu.max", "cpu.cfs_quota_us"], ["memory.max", "memory.limit_in_bytes"]);
+    let (name, own) = above(cluster, &uid, 1, "cpu", quota);
+    assert!(name.contains(&uid) || name.contains(&uid.replace('-', "_")), "{name}");
+    assert_eq!(own.split(' ').next(), Some("20000"));
+    assert_eq!(above(cluster, &uid, 1, "memory", memory).1, (32 << 20).to_string());
+    let class = above(cluster, &uid, 2, "cpu", ["cpu.weight", "cpu.shares"]);
+    assert!(class.0.contains("kubepods") || class.0 == "burstable", "{class:?}");
+    assert!(class.1.parse::<u64>().is_ok_and(|share| share > 1), "{class:?}");
+    let capacity = k.field("node", &k.field("pod", "limited", "{.spec.nodeName}"), "{.status.capacity.memory}");
+    let capacity = capacity.strip_suffix("Ki").and_then(|kib| kib.parse::<u64>().ok()).expect("in KiB") * 1024;
+    assert_eq!(above(cluster, &uid, 3, "memory", memory).1, capacity.to_string());
     eventually("the CPU is throttled", 20, || {
         let stat = cgroup(&k, "limited", "cpu.stat", "cpu/cpu.stat");
         stat.lines().any(|line| line.strip_prefix("nr_throttled ").is_some_and(|n| n != "0"))
