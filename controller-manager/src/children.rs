@@ -33,6 +33,8 @@ pub struct Outcome {
     pub deleted: Vec<Arc<Pod>>,
     /// The first failure.
     pub failure: Option<kube::Error>,
+    /// The namespace is being deleted: nothing will ever be created there any more, and the owner is going too.
+    pub is_doomed: bool,
 }
 
 /// Carries changes out; the first failure is returned after all has been tried.
@@ -92,8 +94,8 @@ async fn create(
     for _ in left {
         expectations.creation_observed(key);
     }
-    // In a namespace that is being deleted nothing will ever come of it, and the owner is going too.
-    outcome.failure = failure.filter(|error| !namespace_is_terminating(error));
+    outcome.is_doomed = failure.as_ref().is_some_and(namespace_is_terminating);
+    outcome.failure = failure.filter(|_| !outcome.is_doomed);
 }
 
 async fn delete(

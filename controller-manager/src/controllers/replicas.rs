@@ -16,8 +16,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
+use parking_lot::Mutex;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -219,6 +220,8 @@ pub struct ReplicasController<R> {
     owners: Arc<Cache<R>>,
     pods: Arc<Cache<Pod>>,
     expectations: Expectations<ObjectKey>,
+    /// The UIDs of owners whose namespace is being deleted: what goes is not made up for, which would be refused once for every pod.
+    doomed: Mutex<HashMap<ObjectKey, String>>,
 }
 
 impl<R: Replicated> ReplicasController<R> {
@@ -226,7 +229,7 @@ impl<R: Replicated> ReplicasController<R> {
     pub fn new(context: Context) -> Self {
         let (owners, pods): (_, Arc<Cache<Pod>>) = (context.caches.of(), context.caches.of());
         pods.add_index(ORPHANS, orphan);
-        Self { context, owners, pods, expectations: Expectations::default() }
+        Self { context, owners, pods, expectations: Expectations::default(), doomed: Mutex::default() }
     }
 
     fn pod_changed(&self, change: &Change<Pod>) {
@@ -238,6 +241,7 @@ impl<R: Replicated> ReplicasController<R> {
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(owner) = self.owners.get(key) else {
             self.expectations.forget(key);
+            self.doomed.lock().remove(key);
             return Ok(None);
         };
         let wait = self.expectations.wait(key);
@@ -254,11 +258,18 @@ impl<R: Replicated> ReplicasController<R> {
         let mut failed = None;
         let mut failure = None;
         if wait.is_none() && owner.meta().deletion_timestamp.is_none() {
-            let changes = plan(owner.as_ref(), &active, || self.related(owner.as_ref(), &active), now);
+            let mut changes = plan(owner.as_ref(), &active, || self.related(owner.as_ref(), &active), now);
+            if self.doomed.lock().get(key) == owner.meta().uid.as_ref() {
+                changes.create.clear();
+            }
             if changes != Changes::default() {
                 let reason = if changes.create.is_empty() { "FailedDelete" } else { "FailedCreate" };
                 let about = reference(owner.as_ref(), None);
-                failed = children::apply(&self.context.executor, &self.expectations, key, &about, changes).await.failure;
+                let outcome = children::apply(&self.context.executor, &self.expectations, key, &about, changes).await;
+                if let (true, Some(uid)) = (outcome.is_doomed, &owner.meta().uid) {
+                    self.doomed.lock().insert(key.clone(), uid.clone());
+                }
+                failed = outcome.failure;
                 failure = failed.as_ref().map(|error| (reason, children::text(error)));
             }
         }

@@ -4,7 +4,7 @@ use super::{Cluster, count, until};
 use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -80,5 +80,28 @@ async fn a_replica_set_takes_what_is_there() -> Result<()> {
     until("three", told, |replicas| *replicas == 3).await?;
     assert_eq!(count(&pods).await?, 3);
     assert!(pods.get("first").await?.metadata.owner_references.is_some_and(|owners| owners[0].name == "rs"));
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_that_is_being_deleted_is_not_filled_again() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let (namespaces, sets, pods) =
+        (Api::<Namespace>::all(cluster.client.clone()), cluster.api::<ReplicaSet>("going"), cluster.api::<Pod>("going"));
+    namespaces.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": "going"}}))?).await?;
+    until("the account that pods need", async || Ok(cluster.api::<ServiceAccount>("going").get_opt("default").await?), Option::is_some)
+        .await?;
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 100, "selector": {"matchLabels": {"app": "web"}}, "template": template});
+    sets.create(&PostParams::default(), &serde_json::from_value(json!({"metadata": {"name": "rs"}, "spec": spec}))?).await?;
+    until("pods", async || count(&pods).await, |count| *count == 100).await?;
+    namespaces.delete("going", &DeleteParams::default()).await?;
+    until("the namespace gone", async || Ok(namespaces.get_opt("going").await?), Option::is_none).await?;
+    let metrics = cluster.client.request_text(http::Request::get("/metrics").body(Vec::new())?).await?;
+    let labels = [r#"code="403""#, r#"resource="pods""#, r#"verb="POST""#];
+    let refused =
+        metrics.lines().filter(|line| line.starts_with("apiserver_request_total{") && labels.iter().all(|label| line.contains(label)));
+    let count: f64 = refused.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum();
+    assert!(count <= 1.0, "{count} pods were asked for in vain");
     cluster.stop().await
 }
