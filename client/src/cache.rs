@@ -159,7 +159,7 @@ impl<K: Cacheable> Default for Cache<K> {
 }
 
 impl<K: Cacheable> Cache<K> {
-    /// One that holds what `trim` leaves of an object. It must leave namespace, name, UID, resource version and owners.
+    /// One that holds what `trim` leaves of an object. It must leave namespace, name, UID and resource version.
     pub fn trimmed(trim: fn(&mut K)) -> Self {
         let owner = Index { keys_of: controller_uid::<K>, entries: HashMap::new() };
         Self {

@@ -1,39 +1,85 @@
-//! What the scheduler holds of a pod: what some plugin, preemption or the queue reads, and nothing else. Everything but a pod's own name is
-//! thrown away before it is stored ([`client::SharedCaches::trim`]), since of thousands of pods it is most of the scheduler's memory.
+//! What the scheduler holds of the objects of which there are many: what some plugin, preemption or the queue reads. Everything else is thrown away
+//! before it is stored ([`SharedCaches::trim`]), since of thousands of pods it is most of the scheduler's memory.
 //!
-//! A pod that has its node is only looked at as a neighbour: where it would like to run is not read any more.
-//! Whoever reads another field of a pod adds it here.
+//! A pod that has its node is only looked at as a neighbour: where it would like to run is not read any more. What owns pods is only asked which
+//! ones it selects. Whoever reads another field adds it here.
 
 use crate::resources::{Resources, is_sidecar};
+use client::SharedCaches;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, ContainerStatus, EphemeralVolumeSource, Pod, PodCondition, PodSpec, PodStatus,
-    ResourceRequirements, Volume,
+    Affinity, Container, ContainerPort, ContainerStatus, EphemeralVolumeSource, Node, NodeSpec, NodeStatus, Pod, PodCondition, PodSpec,
+    PodStatus, ReplicationController, ReplicationControllerSpec, ResourceRequirements, Service, ServiceSpec, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// The conditions that are read, and the status in which they say something.
 const CONDITIONS: &[(&str, &str)] = &[("PodScheduled", "False"), ("DisruptionTarget", "True"), ("PodResizePending", "True")];
 
-/// Leaves of a pod what is read.
-pub fn pod(pod: &mut Pod) {
-    let status = pod.status.take().map(|status| self::status(status, pod.spec.as_ref()));
-    let spec = pod.spec.take().map(self::spec);
-    *pod = Pod { metadata: metadata(std::mem::take(&mut pod.metadata)), spec, status };
+/// Says so of every kind.
+pub fn all_kinds(caches: &SharedCaches) {
+    caches.trim::<Pod>(pod);
+    caches.trim::<Node>(node);
+    caches.trim::<Service>(service);
+    caches.trim::<ReplicationController>(replication_controller);
+    caches.trim::<ReplicaSet>(replica_set);
+    caches.trim::<StatefulSet>(stateful_set);
 }
 
-fn metadata(meta: ObjectMeta) -> ObjectMeta {
+fn node(node: &mut Node) {
+    let metadata = ObjectMeta { labels: node.metadata.labels.take(), ..identity(std::mem::take(&mut node.metadata)) };
+    let spec = node.spec.take().map(|spec| NodeSpec { taints: spec.taints, unschedulable: spec.unschedulable, ..NodeSpec::default() });
+    let status = node.status.take();
+    let status = status.map(|status| NodeStatus { allocatable: status.allocatable, images: status.images, ..NodeStatus::default() });
+    *node = Node { metadata, spec, status };
+}
+
+fn service(service: &mut Service) {
+    let spec = service.spec.take().map(|spec| ServiceSpec { selector: spec.selector, ..ServiceSpec::default() });
+    *service = Service { metadata: identity(std::mem::take(&mut service.metadata)), spec, status: None };
+}
+
+fn replication_controller(controller: &mut ReplicationController) {
+    let spec = controller.spec.take();
+    let spec = spec.map(|spec| ReplicationControllerSpec { selector: spec.selector, ..ReplicationControllerSpec::default() });
+    *controller = ReplicationController { metadata: identity(std::mem::take(&mut controller.metadata)), spec, status: None };
+}
+
+fn replica_set(set: &mut ReplicaSet) {
+    let spec = set.spec.take().map(|spec| ReplicaSetSpec { selector: spec.selector, ..ReplicaSetSpec::default() });
+    *set = ReplicaSet { metadata: identity(std::mem::take(&mut set.metadata)), spec, status: None };
+}
+
+fn stateful_set(set: &mut StatefulSet) {
+    let spec = set.spec.take().map(|spec| StatefulSetSpec { selector: spec.selector, ..StatefulSetSpec::default() });
+    *set = StatefulSet { metadata: identity(std::mem::take(&mut set.metadata)), spec, status: None };
+}
+
+/// What every cache needs.
+fn identity(meta: ObjectMeta) -> ObjectMeta {
     let controllers = meta.owner_references.map(|owners| owners.into_iter().filter(|owner| owner.controller == Some(true)).collect());
     ObjectMeta {
         name: meta.name,
         namespace: meta.namespace,
         uid: meta.uid,
         resource_version: meta.resource_version,
-        generation: meta.generation,
-        labels: meta.labels,
         owner_references: controllers,
-        deletion_timestamp: meta.deletion_timestamp,
         ..ObjectMeta::default()
     }
+}
+
+/// Leaves of a pod what is read.
+pub fn pod(pod: &mut Pod) {
+    let status = pod.status.take().map(|status| self::status(status, pod.spec.as_ref()));
+    let spec = pod.spec.take().map(self::spec);
+    let meta = std::mem::take(&mut pod.metadata);
+    let metadata = ObjectMeta {
+        generation: meta.generation,
+        labels: meta.labels.clone(),
+        deletion_timestamp: meta.deletion_timestamp.clone(),
+        ..identity(meta)
+    };
+    *pod = Pod { metadata, spec, status };
 }
 
 fn spec(spec: PodSpec) -> PodSpec {
@@ -141,17 +187,47 @@ fn container_status<'c>(status: ContainerStatus, containers: impl IntoIterator<I
 mod tests {
     use super::*;
     use crate::pod_info::PodInfo;
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
     use std::sync::Arc;
 
-    fn trimmed(whole: &Value) -> Value {
-        let mut pod: Pod = serde_json::from_value(whole.clone()).unwrap();
-        super::pod(&mut pod);
-        serde_json::to_value(pod).unwrap()
+    fn trimmed<K: DeserializeOwned + Serialize>(whole: &Value, trim: fn(&mut K)) -> Value {
+        let mut object: K = serde_json::from_value(whole.clone()).unwrap();
+        trim(&mut object);
+        let mut left = serde_json::to_value(object).unwrap();
+        left.as_object_mut().unwrap().retain(|key, _| key != "apiVersion" && key != "kind");
+        left
     }
 
     #[test]
-    fn what_is_left() {
+    fn what_is_left_of_other_kinds() {
+        let named = |name: &str, spec: Value| json!({"metadata": {"name": name, "uid": "u"}, "spec": spec});
+        let whole = |name: &str, mut spec: Value| {
+            spec["replicas"] = json!(3);
+            let mut whole = named(name, spec);
+            whole["metadata"]["annotations"] = json!({"a": "b"});
+            whole["status"] = json!({"replicas": 3});
+            whole
+        };
+        let (equal, selector) = (json!({"selector": {"a": "b"}}), json!({"selector": {"matchLabels": {"a": "b"}}}));
+        assert_eq!(trimmed(&whole("s", equal.clone()), service), named("s", equal.clone()));
+        assert_eq!(trimmed(&whole("c", equal.clone()), replication_controller), named("c", equal));
+        assert_eq!(trimmed(&whole("r", selector.clone()), replica_set), named("r", selector.clone()));
+        let left = trimmed(&whole("t", selector.clone()), stateful_set);
+        assert_eq!((&left["spec"]["selector"], left.get("status")), (&selector["selector"], None));
+
+        let read = json!({"metadata": {"name": "n", "labels": {"zone": "a"}}, "spec": {"unschedulable": true, "taints": [{"key": "k", "effect": "NoSchedule"}]},
+            "status": {"allocatable": {"cpu": "4"}, "images": [{"names": ["i"], "sizeBytes": 1}]}});
+        let mut reported = read.clone();
+        let more = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"podCIDR": "10.0.0.0/24"},
+            "status": {"capacity": {"cpu": "4"}, "conditions": [{"type": "Ready", "status": "True"}], "addresses": [{"type": "Hostname", "address": "n"}]}});
+        crate::fixtures::merge(&mut reported, more);
+        assert_eq!(trimmed(&reported, node), read);
+    }
+
+    #[test]
+    fn what_is_left_of_a_pod() {
         let meta = json!({"namespace": "ns", "name": "a", "uid": "u", "resourceVersion": "7", "labels": {"app": "web"}});
         let cases = [
             (json!({"metadata": {"annotations": {"a": "b"}, "finalizers": ["f"]}}), json!({"metadata": {}})),
@@ -183,9 +259,7 @@ mod tests {
                 crate::fixtures::merge(&mut whole, more.clone());
                 whole
             };
-            let mut left = trimmed(&whole(&more));
-            left.as_object_mut().unwrap().retain(|key, _| key == "metadata" || key == "spec" || key == "status");
-            assert_eq!(left, whole(&expected), "{more}");
+            assert_eq!(trimmed(&whole(&more), super::pod), whole(&expected), "{more}");
         }
     }
 
