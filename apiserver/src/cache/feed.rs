@@ -10,6 +10,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 /// How long to leave a failing store alone before the next try.
 const RETRY: Duration = Duration::from_millis(500);
@@ -31,7 +32,7 @@ impl Caches {
     pub async fn start(store: Arc<dyn Store>, root: &str, resources: Vec<ResourceSpec>) -> Result<Caches, CacheError> {
         let from = store.revision().await?;
         let (announce, progress) = watch::channel(from);
-        let progress = Progress(progress);
+        let progress = Progress { reached: progress, marks: Arc::default() };
         let caches: Arc<RwLock<BTreeMap<String, Arc<Cache>>>> = Arc::default();
         // Additions are rare (custom resources) and wait for their answer.
         let (additions, requests) = mpsc::channel(16);
@@ -146,8 +147,13 @@ impl Feed {
         for (cache, events) in by_cache(&self.caches.read(), batch.events) {
             cache.apply(events);
         }
-        self.reached = self.reached.max(batch.revision);
-        self.announce.send_replace(self.reached);
+        self.reach(self.reached.max(batch.revision));
+    }
+
+    fn reach(&mut self, revision: Revision) {
+        self.reached = revision;
+        self.progress.marks.lock().note(Instant::now(), revision);
+        self.announce.send_replace(revision);
     }
 
     /// Watches again after the watch broke: from where it stood, or, if the store's history does not reach back so far, from a new list.
@@ -176,8 +182,7 @@ impl Feed {
             let range = Range { prefix: cache.prefix().to_owned(), after: None, limit: 0, at: Some(revision) };
             cache.replace(self.store.list(range).await?.items, revision);
         }
-        self.reached = revision;
-        self.announce.send_replace(revision);
+        self.reach(revision);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod describe;
 mod entry;
 mod feed;
 mod filter;
+mod marks;
 mod resource;
 #[cfg(test)]
 mod tests;
@@ -25,9 +26,12 @@ pub use watcher::{Start, WatchEvent, WatchOptions, Watcher};
 
 use crate::store::{Revision, StoreError};
 use bytes::Bytes;
+use marks::Marks;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// How long a reader waits for a revision that is not there yet (upstream's).
 const WAIT: Duration = Duration::from_secs(3);
@@ -70,20 +74,29 @@ pub enum CacheError {
     Store(StoreError),
 }
 
-/// The revision the feed has reached.
+/// The revision the feed has reached, and when it has reached others.
 #[derive(Clone)]
-struct Progress(watch::Receiver<Revision>);
+struct Progress {
+    reached: watch::Receiver<Revision>,
+    marks: Arc<Mutex<Marks>>,
+}
 
 impl Progress {
     fn current(&self) -> Revision {
-        *self.0.borrow()
+        *self.reached.borrow()
+    }
+
+    /// Whether a list at this revision can still be continued.
+    fn kept(&self, revision: Revision) -> Result<(), CacheError> {
+        let oldest = self.marks.lock().oldest(Instant::now());
+        if revision < oldest { Err(CacheError::Store(StoreError::Compacted(oldest))) } else { Ok(()) }
     }
 
     async fn wait_until(&self, revision: Revision) -> Result<(), CacheError> {
         if self.current() >= revision {
             return Ok(());
         }
-        let mut receiver = self.0.clone();
+        let mut receiver = self.reached.clone();
         let reached = tokio::time::timeout(WAIT, receiver.wait_for(|current| *current >= revision)).await;
         match reached {
             Ok(Ok(_)) => Ok(()),

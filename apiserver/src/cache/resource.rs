@@ -224,9 +224,11 @@ impl Cache {
     }
 
     /// The objects the filter takes, as they were at `revision`: for `resourceVersionMatch=Exact` and later pages. From memory where
-    /// nothing has changed since, else from the store's history; [`CacheError::Store`] with [`StoreError::Compacted`] if that is gone.
+    /// nothing has changed since, else from the store's history; [`CacheError::Store`] with [`StoreError::Compacted`] if that is gone, or if it is past
+    /// what clients may ask for.
     pub async fn list_at(&self, revision: Revision, filter: &Filter, paging: &Paging) -> Result<Page, CacheError> {
         self.wait_until(revision).await?;
+        self.progress.kept(revision)?;
         {
             let state = self.state.read();
             if revision >= state.changed {

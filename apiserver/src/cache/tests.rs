@@ -387,3 +387,22 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_list_can_be_continued_for_five_minutes_and_no_longer() {
+    let cluster = Cluster::new().await;
+    let later = async |seconds: u64| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    let first = cluster.put("a/1", 1).await;
+    later(11).await;
+    let second = cluster.put("a/2", 1).await;
+    let list = async |revision: Revision| cluster.pods.list_at(revision, &Filter::all(), &Paging::default()).await;
+    later(100).await;
+    assert_eq!(keys(&list(first).await.unwrap()), ["a/1"]);
+    later(200).await;
+    assert!(matches!(list(first).await.err(), Some(CacheError::Store(StoreError::Compacted(oldest))) if oldest == second));
+    assert_eq!(keys(&list(second).await.unwrap()), ["a/1", "a/2"]);
+}
