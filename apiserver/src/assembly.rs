@@ -25,6 +25,7 @@ use crate::registry::Registry;
 use crate::reviews::{self, Reviews};
 use crate::server::Listener;
 use crate::services::Services;
+use crate::store::encryption::Encrypted;
 use crate::store::{self, Store};
 use crate::tokens::{Issuer, SigningKey, VerificationKey};
 use crate::{pki, tls};
@@ -106,6 +107,11 @@ impl Builder {
         };
         let services = Services::new(&options.service_cluster_ip_range, options.node_ports()?)?;
         let rows = api::resources::all().to_vec();
+        let encrypted = encrypted(&store, &options, &rows)?;
+        let store: Arc<dyn Store> = match &encrypted {
+            Some(encrypted) => encrypted.clone(),
+            None => store,
+        };
         let event_ttl = Duration::from_secs(options.event_ttl_seconds);
         let gates = api::features::Gates::parse(&options.feature_gates).map_err(|e| anyhow!("--feature-gates: {e}"))?;
         for gate in gates.unknown() {
@@ -196,6 +202,9 @@ impl Builder {
             tokio::spawn(admission::policy::type_checking::run(registry.clone(), stop.clone()));
         }
         tokio::spawn(crate::flow_control::run(registry.clone(), stop.clone()));
+        if let Some(encrypted) = encrypted {
+            tokio::spawn(renew(encrypted));
+        }
         tokio::spawn(definitions.run(stop.clone()));
         tokio::spawn(bootstrap(objects, cluster, bootstrapped, stop.clone()));
         Ok(Running { address, cert_dir, registry, stop, serving, store })
@@ -247,6 +256,25 @@ fn audit(options: &Options) -> Result<Option<Audit>> {
     let rotation = Rotation { size: options.audit_log_maxsize.saturating_mul(1024 * 1024), backups: options.audit_log_maxbackup };
     let log = Log::open(path, rotation).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(Some(Audit::start(read, log)))
+}
+
+/// What encrypts in front of the store, where that is wanted.
+fn encrypted(store: &Arc<dyn Store>, options: &Options, rows: &[Arc<api::Resource>]) -> Result<Option<Arc<Encrypted>>> {
+    let Some(file) = &options.encryption_provider_config else { return Ok(None) };
+    let rules = store::encryption::parse(&read(file)?, &options.etcd_prefix, rows);
+    let rules = rules.with_context(|| format!("--encryption-provider-config {}", file.display()))?;
+    Ok(Some(Arc::new(Encrypted::new(store.clone(), rules))))
+}
+
+/// Encrypts as it is wanted now what is not.
+async fn renew(encrypted: Arc<Encrypted>) {
+    match encrypted.renew().await {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "objects were encrypted anew"),
+        Err(error) => {
+            tracing::error!(%error, "what is not encrypted as it is to be cannot all be encrypted anew; the next start tries again")
+        }
+    }
 }
 
 async fn open_store(options: &Options) -> Result<Arc<dyn Store>> {

@@ -125,6 +125,9 @@ pub struct Options {
     /// What all keys in the store begin with
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
+    /// Which resources are encrypted in the store, and how
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
     /// How long events are kept, in seconds
     #[arg(long, default_value_t = 3600)]
     pub event_ttl_seconds: u64,

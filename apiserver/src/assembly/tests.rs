@@ -2,6 +2,7 @@
 
 mod aggregation;
 mod audit;
+mod encryption;
 mod issuers;
 mod policies;
 pub mod servers;
@@ -9,9 +10,11 @@ mod webhooks;
 
 use super::{Running, Server};
 use crate::Options;
+use crate::store::Store;
 use futures::StreamExt;
 use reqwest::{Certificate, Client, Method};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -46,12 +49,17 @@ impl Cluster {
 
     /// One whose options are changed first.
     async fn with(change: impl FnOnce(&mut Options)) -> Cluster {
+        Self::over(crate::store::memory::open(Default::default()).unwrap(), change).await
+    }
+
+    async fn over(store: Arc<dyn Store>, change: impl FnOnce(&mut Options)) -> Cluster {
         // Another test may have been first; all install the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let keys = tempfile::tempdir().unwrap();
         let mut options = Options { cert_dir: Some(keys.path().to_owned()), check_policy_types: true, ..Options::default() };
         change(&mut options);
-        let builder = Server::builder().options(options).in_memory().unwrap();
+        let mut builder = Server::builder().options(options).in_memory().unwrap();
+        builder.store = Some(store);
         let server = builder.token("admin", "admin", &["system:masters"]).token("bob", "bob", &[]).start().await.unwrap();
         let authority = Certificate::from_pem(server.authority().unwrap().as_bytes()).unwrap();
         let client = Client::builder().add_root_certificate(authority).build().unwrap();

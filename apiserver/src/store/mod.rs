@@ -10,6 +10,7 @@
 
 mod committer;
 pub mod embedded;
+pub mod encryption;
 pub mod etcd;
 mod history;
 mod index;
