@@ -5,6 +5,7 @@ use client::clock::Clock;
 use client::{Cache, Change, ObjectKey, SharedCaches, WorkQueue};
 use futures::future::BoxFuture;
 use kube::Resource;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -33,8 +34,8 @@ pub struct Settings {
     pub root_ca: Option<String>,
     /// The key that signs tokens of service accounts, in PEM (`--service-account-private-key-file`).
     pub service_account_key: Option<String>,
-    /// What signs certificates that are asked for.
-    pub signing: Option<Signing>,
+    /// What signs certificates that are asked for, by the names of signers.
+    pub signing: BTreeMap<&'static str, Signing>,
     /// The networks that nodes are given for their pods (`--allocate-node-cidrs`).
     pub node_networks: Option<crate::controllers::node_ipam::Networks>,
     /// Where load balancers' addresses come from (`--load-balancer-cidr`, `--load-balancer-on-nodes`).

@@ -1,6 +1,7 @@
 //! The command line: upstream's names. Those that would only tune what upstream's implementation does are taken and do nothing, so that a command line written for
 //! upstream's controller-manager starts this one.
 
+use crate::controllers::certificates::request;
 use crate::controllers::horizontal_pod_autoscaler::{Startup, Tuning};
 use crate::controllers::node_ipam::Networks;
 use crate::controllers::node_lifecycle::NodeHealth;
@@ -10,7 +11,7 @@ use clap::Parser;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Makes what is asked for come true.
@@ -42,6 +43,30 @@ pub struct Flags {
     /// That authority's key.
     #[arg(long, requires = "cluster_signing_cert_file")]
     pub cluster_signing_key_file: Option<PathBuf>,
+    /// The same for clients of the apiserver only. Whoever names authorities one by one names none for all.
+    #[arg(long, requires = "cluster_signing_kube_apiserver_client_key_file", conflicts_with = "cluster_signing_cert_file")]
+    pub cluster_signing_kube_apiserver_client_cert_file: Option<PathBuf>,
+    /// That authority's key.
+    #[arg(long, requires = "cluster_signing_kube_apiserver_client_cert_file")]
+    pub cluster_signing_kube_apiserver_client_key_file: Option<PathBuf>,
+    /// The same for kubelets as clients only.
+    #[arg(long, requires = "cluster_signing_kubelet_client_key_file", conflicts_with = "cluster_signing_cert_file")]
+    pub cluster_signing_kubelet_client_cert_file: Option<PathBuf>,
+    /// That authority's key.
+    #[arg(long, requires = "cluster_signing_kubelet_client_cert_file")]
+    pub cluster_signing_kubelet_client_key_file: Option<PathBuf>,
+    /// The same for kubelets as servers only.
+    #[arg(long, requires = "cluster_signing_kubelet_serving_key_file", conflicts_with = "cluster_signing_cert_file")]
+    pub cluster_signing_kubelet_serving_cert_file: Option<PathBuf>,
+    /// That authority's key.
+    #[arg(long, requires = "cluster_signing_kubelet_serving_cert_file")]
+    pub cluster_signing_kubelet_serving_key_file: Option<PathBuf>,
+    /// The same for requests to the signer that takes all others.
+    #[arg(long, requires = "cluster_signing_legacy_unknown_key_file", conflicts_with = "cluster_signing_cert_file")]
+    pub cluster_signing_legacy_unknown_cert_file: Option<PathBuf>,
+    /// That authority's key.
+    #[arg(long, requires = "cluster_signing_legacy_unknown_cert_file")]
+    pub cluster_signing_legacy_unknown_key_file: Option<PathBuf>,
     /// How long such certificates last at most.
     #[arg(long, default_value = "8760h", value_parser = duration)]
     pub cluster_signing_duration: Duration,
@@ -132,6 +157,24 @@ impl Flags {
     /// Where load balancers' addresses come from; nowhere when no flag says so.
     pub fn load_balancers(&self) -> Option<Pool> {
         self.load_balancer_cidr.map(Pool::Network).or(self.load_balancer_on_nodes.then_some(Pool::Nodes))
+    }
+
+    /// The files of the authority behind each signer that has one: its certificate and its key.
+    pub fn signing_files(&self) -> Vec<(&'static str, &Path, &Path)> {
+        let of = |signer: &str| match signer {
+            request::CLIENT => {
+                (&self.cluster_signing_kube_apiserver_client_cert_file, &self.cluster_signing_kube_apiserver_client_key_file)
+            }
+            request::KUBELET_CLIENT => (&self.cluster_signing_kubelet_client_cert_file, &self.cluster_signing_kubelet_client_key_file),
+            request::KUBELET_SERVING => (&self.cluster_signing_kubelet_serving_cert_file, &self.cluster_signing_kubelet_serving_key_file),
+            _ => (&self.cluster_signing_legacy_unknown_cert_file, &self.cluster_signing_legacy_unknown_key_file),
+        };
+        let files = |signer| {
+            let (certificate, key) = of(signer);
+            let certificate = certificate.as_ref().or(self.cluster_signing_cert_file.as_ref())?;
+            Some((signer, certificate.as_path(), key.as_ref().or(self.cluster_signing_key_file.as_ref())?.as_path()))
+        };
+        request::signers().filter_map(files).collect()
     }
 
     /// How autoscalers are looked at.
@@ -244,6 +287,14 @@ mod tests {
         let networks = flags.node_networks().unwrap().unwrap();
         assert_eq!((networks.cluster.len(), networks.services.len()), (2, 2));
         assert!(left_out.contains(&"concurrent-gc-syncs".to_owned()) && left_out.contains(&"profiling".to_owned()), "{left_out:?}");
+        let all = Path::new("/etc/kubernetes/pki/ca.crt");
+        assert_eq!(flags.signing_files().iter().filter(|(_, certificate, _)| *certificate == all).count(), 4);
+        let line =
+            "controller-manager --kubeconfig=x --cluster-signing-kubelet-serving-cert-file=c --cluster-signing-kubelet-serving-key-file=k";
+        let flags = Flags::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(flags.signing_files(), [(request::KUBELET_SERVING, Path::new("c"), Path::new("k"))]);
+        let both = format!("{line} --cluster-signing-cert-file=c --cluster-signing-key-file=k");
+        assert!(Flags::try_parse_from(both.split(' ')).is_err(), "one for all and one for some");
         let unknown = ["controller-manager", "--kubeconfig=x", "--no-such-flag=1"].map(str::to_owned);
         assert!(Flags::try_parse_from(without_tuning(unknown).0).is_err());
     }

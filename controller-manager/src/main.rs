@@ -6,8 +6,9 @@ use controller_manager::accounts::ServiceAccounts;
 use controller_manager::controller::{Settings, Signing};
 use controller_manager::controllers::legacy_tokens::Period;
 use controller_manager::flags::{Flags, without_tuning};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -21,6 +22,11 @@ async fn main() -> anyhow::Result<()> {
     let flags: Flags = client::command_line::parse(words);
     let (node_networks, node_health, load_balancers) = (flags.node_networks()?, flags.node_health(), flags.load_balancers());
     let autoscaling = flags.autoscaling();
+    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+    let mut signing = BTreeMap::new();
+    for (signer, certificate, key) in flags.signing_files() {
+        signing.insert(signer, Signing { certificate: read(certificate)?, key: read(key)?, duration: flags.cluster_signing_duration });
+    }
     let Flags {
         kubeconfig,
         controllers,
@@ -28,9 +34,6 @@ async fn main() -> anyhow::Result<()> {
         use_service_account_credentials,
         root_ca_file,
         service_account_private_key_file,
-        cluster_signing_cert_file,
-        cluster_signing_key_file,
-        cluster_signing_duration,
         terminated_pod_gc_threshold,
         legacy_service_account_token_clean_up_period,
         bind_address,
@@ -45,20 +48,13 @@ async fn main() -> anyhow::Result<()> {
         tracing::info!(flags = left_out.join(" "), "these flags change nothing here");
     }
 
-    let read = |path: PathBuf| std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
     let root_ca = match root_ca_file {
-        Some(path) => Some(read(path)?),
+        Some(path) => Some(read(&path)?),
         None => client::connection::certificate_authority(&kubeconfig)?,
-    };
-    let signing = match (cluster_signing_cert_file, cluster_signing_key_file) {
-        (Some(certificate), Some(key)) => {
-            Some(Signing { certificate: read(certificate)?, key: read(key)?, duration: cluster_signing_duration })
-        }
-        _ => None,
     };
     let settings = Settings {
         root_ca,
-        service_account_key: service_account_private_key_file.map(read).transpose()?,
+        service_account_key: service_account_private_key_file.as_deref().map(read).transpose()?,
         signing,
         node_networks,
         load_balancers,

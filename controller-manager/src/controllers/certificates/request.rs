@@ -113,6 +113,11 @@ type Rule = fn(&CertificateSigningRequest, &Subject) -> Result<(), &'static str>
 const SIGNERS: [(&str, Rule); 4] =
     [(CLIENT, client), (KUBELET_CLIENT, kubelet_client), (KUBELET_SERVING, kubelet_serving), (LEGACY_UNKNOWN, anything)];
 
+/// The names of the signers.
+pub fn signers() -> impl Iterator<Item = &'static str> {
+    SIGNERS.iter().map(|(name, _)| *name)
+}
+
 /// Whether the signer that the request names takes it. `None`: it is no signer of ours.
 pub fn check(csr: &CertificateSigningRequest, subject: &Subject) -> Option<Result<(), &'static str>> {
     SIGNERS.iter().find(|(name, _)| *name == csr.spec.signer_name).map(|(_, rule)| rule(csr, subject))

@@ -11,6 +11,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use x509_parser::prelude::parse_x509_pem;
@@ -95,21 +96,22 @@ impl Authority {
 /// Keys are requests.
 pub struct Signer {
     context: Context,
-    authority: Authority,
+    /// By the names of signers.
+    authorities: BTreeMap<&'static str, Authority>,
     requests: Arc<Cache<CertificateSigningRequest>>,
 }
 
 impl Signer {
-    /// With the shared caches; `None` without an authority.
+    /// With the shared caches; `None` without any authority.
     pub fn new(context: Context) -> Option<Self> {
-        let signing = context.settings.signing.as_ref()?;
-        match Authority::new(&signing.certificate, &signing.key, signing.duration) {
-            Ok(authority) => Some(Self { authority, requests: context.caches.of(), context }),
-            Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "no certificates will be signed");
-                None
+        let mut authorities = BTreeMap::new();
+        for (name, signing) in &context.settings.signing {
+            match Authority::new(&signing.certificate, &signing.key, signing.duration) {
+                Ok(authority) => drop(authorities.insert(*name, authority)),
+                Err(error) => tracing::error!(signer = name, error = format!("{error:#}"), "no certificates will be signed"),
             }
         }
+        (!authorities.is_empty()).then(|| Self { authorities, requests: context.caches.of(), context })
     }
 }
 
@@ -143,7 +145,8 @@ impl Controller for Signer {
     fn reconcile<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, anyhow::Result<Option<Duration>>> {
         Box::pin(async move {
             let Some(csr) = self.requests.get(key) else { return Ok(None) };
-            Ok(self.context.executor.apply(plan(&self.authority, &csr, Timestamp::now())?).await?)
+            let Some(authority) = self.authorities.get(csr.spec.signer_name.as_str()) else { return Ok(None) };
+            Ok(self.context.executor.apply(plan(authority, &csr, Timestamp::now())?).await?)
         })
     }
 }
