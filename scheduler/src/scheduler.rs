@@ -299,8 +299,10 @@ impl Scheduler {
             }
             preempted.is_err()
         };
-        let failed =
-            stream::iter(&candidate.victims).map(preempt).buffer_unordered(DELETIONS).fold(false, async |any, failed| any || failed).await;
+        let Some((last, others)) = candidate.victims.split_last() else { return };
+        let preempted = stream::iter(others).map(&preempt).buffer_unordered(DELETIONS);
+        // Where one of them stays there will be no room, and the last need not go.
+        let failed = preempted.fold(false, async |any, failed| any || failed).await || preempt(last).await;
         if failed {
             // No victim's end will wake it.
             self.queue.retry(pod.uid());

@@ -9,6 +9,7 @@ use crate::counters::{Counts, Effect, Group, Matcher, Scope};
 use crate::framework::{ClusterEvent, Context, CycleState, MAX_SCORE, Plugin, Point, PreFilter, Rejection, Verdict};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
+use k8s_openapi::api::core::v1::Node;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -269,9 +270,14 @@ impl Plugin for InterPodAffinity {
                         .any(|term| term.matches(pod, None) || term.namespace_selector != crate::selector::Selector::NOTHING)
             }
             ClusterEvent::Node(changed) => {
-                let has = |key: &String| changed.new.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(key));
-                changed.old.is_none() && required.iter().all(|term| has(&term.topology_key))
-                    || changed.old.as_ref().is_some_and(|old| old.metadata.labels != changed.new.metadata.labels)
+                let domain = |node: &Node, term: &AffinityTerm| node.metadata.labels.as_ref()?.get(&term.topology_key).cloned();
+                let new = changed.new.as_ref();
+                match changed.old.as_deref() {
+                    None => required.is_empty() || !required_anti.is_empty() || required.iter().any(|term| domain(new, term).is_some()),
+                    // Refused by the terms of others, which are not known here.
+                    Some(old) if required.is_empty() && required_anti.is_empty() => old.metadata.labels != new.metadata.labels,
+                    Some(old) => required.iter().chain(required_anti).any(|term| domain(old, term) != domain(new, term)),
+                }
             }
             // The pods there do not count any more.
             ClusterEvent::NodeGone(_) => true,
@@ -285,7 +291,8 @@ impl Plugin for InterPodAffinity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{labelled_pod, node_info};
+    use crate::fixtures::{self, labelled_pod, node_info};
+    use crate::framework::Changed;
     use crate::listers::Nothing;
     use crate::snapshot::Snapshot;
     use serde_json::{Value, json};
@@ -347,6 +354,28 @@ mod tests {
         ];
         for (pod, expected) in cases {
             assert_eq!(verdicts(&snapshot, &pod), expected, "{:?}", pod.terms);
+        }
+    }
+
+    #[test]
+    fn nodes_help_whose_domains_are_asked_for() {
+        let node = |labels: Value| fixtures::node("n", json!({"metadata": {"labels": labels}}));
+        let near = |key: &str| pod("p", "x", &[term("web", key)], &[]);
+        let apart = |key: &str| pod("p", "x", &[], &[term("web", key)]);
+        let plain = || pod("p", "x", &[], &[]);
+        for (pod, old, new, expected) in [
+            (near("zone"), None, json!({"zone": "a"}), true),
+            (near("region"), None, json!({"zone": "a"}), false),
+            (apart("region"), None, json!({"zone": "a"}), true),
+            (near("zone"), Some(json!({})), json!({"zone": "a"}), true),
+            (near("region"), Some(json!({"region": "a"})), json!({"region": "a", "zone": "a"}), false),
+            (near("region"), Some(json!({"region": "a"})), json!({"region": "b"}), true),
+            (apart("zone"), Some(json!({"zone": "a"})), json!({}), true),
+            (apart("zone"), Some(json!({"zone": "a"})), json!({"zone": "a", "x": "y"}), false),
+            (plain(), Some(json!({})), json!({"zone": "a"}), true),
+        ] {
+            let event = ClusterEvent::Node(Changed { old: old.clone().map(node), new: node(new.clone()) });
+            assert_eq!(plugin().cures(&pod, &event), expected, "{:?}: {old:?} to {new}", pod.terms);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::config::args::{LEAST_ALLOCATED, MOST_ALLOCATED, NodeResourcesFitArgs,
 use crate::framework::{ClusterEvent, Code, Context, CycleState, MAX_SCORE, Plugin, Point, Rejection, Verdict};
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
-use crate::resources::{CPU, EPHEMERAL_STORAGE, MEMORY, PODS, Resources, is_extended};
+use crate::resources::{self, CPU, EPHEMERAL_STORAGE, MEMORY, PODS, Resources, is_extended};
 use k8s_openapi::api::core::v1::Node;
 use std::borrow::Cow;
 
@@ -83,6 +83,18 @@ fn missing(pod: &PodInfo, requested: &Resources, allocatable: &Resources, short:
             short.push(Shortage { resource: resource.to_owned(), requested: wanted, used, capacity });
         }
     }
+}
+
+/// The resources that a pod asks for.
+fn asked(pod: &PodInfo) -> impl Iterator<Item = &str> {
+    let names = pod.requests.scalar.keys().map(String::as_str).chain([CPU, MEMORY, EPHEMERAL_STORAGE]);
+    names.filter(|name| pod.requests.get(name) > 0)
+}
+
+/// What a node has for pods, and for how many.
+fn room(node: &Node) -> (Resources, i64) {
+    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+    (Resources::from_quantities(allocatable), allocatable.and_then(|amounts| amounts.get(PODS)).map_or(0, resources::value))
 }
 
 fn reason(shortage: &Shortage) -> Cow<'static, str> {
@@ -162,22 +174,22 @@ impl Plugin for NodeResourcesFit {
         match event {
             // It may have taken a place of the pods' number, if nothing else.
             ClusterEvent::PodGone(_) => true,
-            ClusterEvent::PodChanged { old, new } => {
-                let names = pod.requests.scalar.keys().map(String::as_str).chain([CPU, MEMORY, EPHEMERAL_STORAGE]);
-                names.into_iter().any(|name| pod.requests.get(name) > 0 && new.requests.get(name) < old.requests.get(name))
-            }
+            ClusterEvent::PodChanged { old, new } => asked(pod).any(|name| new.requests.get(name) < old.requests.get(name)),
             ClusterEvent::Itself { old, new } => {
                 let mut most = new.requests.clone();
                 most.max(&old.requests);
                 most != new.requests
             }
             ClusterEvent::Node(changed) => {
-                let allocatable = |node: &Node| node.status.as_ref().and_then(|status| status.allocatable.clone());
-                let now = Resources::from_quantities(allocatable(&changed.new).as_ref());
+                let (now, pods) = room(&changed.new);
                 let mut short = Vec::new();
                 missing(pod, &Resources::default(), &now, &mut short);
                 short.retain(|shortage| !self.ignores(&shortage.resource));
-                short.is_empty() && changed.old.as_ref().is_none_or(|old| allocatable(old) != allocatable(&changed.new))
+                let is_more = |old: &Node| {
+                    let (before, pods_before) = room(old);
+                    pods > pods_before || asked(pod).any(|name| now.get(name) > before.get(name))
+                };
+                pods > 0 && short.is_empty() && changed.old.as_deref().is_none_or(is_more)
             }
             _ => false,
         }
@@ -188,6 +200,7 @@ impl Plugin for NodeResourcesFit {
 mod tests {
     use super::*;
     use crate::fixtures::{self, node_info, pod};
+    use crate::framework::Changed;
     use serde_json::{Value, json};
 
     fn plugin(args: Value) -> NodeResourcesFit {
@@ -196,6 +209,24 @@ mod tests {
 
     fn asking(name: &str, requests: Value) -> std::sync::Arc<PodInfo> {
         pod(name, json!({"containers": [{"resources": {"requests": requests}}]}))
+    }
+
+    #[test]
+    fn only_more_of_what_is_asked_for_helps() {
+        let node = |allocatable: Value| fixtures::node("n", json!({"status": {"allocatable": allocatable}}));
+        let pod = asking("a", json!({"cpu": "4"}));
+        for (old, new, expected) in [
+            (None, json!({}), true),
+            (None, json!({"cpu": "3"}), false),
+            (None, json!({"pods": "0"}), false),
+            (Some(json!({})), json!({"memory": "16Gi"}), false),
+            (Some(json!({})), json!({"cpu": "5"}), true),
+            (Some(json!({"cpu": "2"})), json!({"cpu": "3"}), false),
+            (Some(json!({"pods": "1"})), json!({"pods": "2"}), true),
+        ] {
+            let event = ClusterEvent::Node(Changed { old: old.clone().map(node), new: node(new.clone()) });
+            assert_eq!(plugin(json!({})).cures(&pod, &event), expected, "{old:?} to {new}");
+        }
     }
 
     #[test]

@@ -367,28 +367,24 @@ impl Plugin for PodTopologySpread {
         // Which pods default constraints count is not known here.
         let by_default = own.is_empty() && self.defaults.iter().any(|constraint| constraint.when_unsatisfiable == HARD);
         let counts = |other: &PodInfo| by_default || constraints.iter().any(|constraint| constraint.group.contains(other));
+        let complete = |node: &Node| constraints.iter().all(|constraint| label(node, &constraint.key).is_some());
         match event {
-            ClusterEvent::Node(changed) => {
-                let complete = |node: &Node| {
-                    let labels = node.metadata.labels.as_ref();
-                    constraints.iter().all(|constraint| labels.is_some_and(|labels| labels.contains_key(&constraint.key)))
-                };
-                match &changed.old {
-                    None => by_default || complete(&changed.new),
-                    Some(old) => {
-                        let moved = |constraint: &Constraint| label(old, &constraint.key) != label(&changed.new, &constraint.key);
-                        let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone());
-                        by_default
-                            || complete(old) != complete(&changed.new)
-                            || (complete(&changed.new) && constraints.iter().any(moved))
-                            || (constraints.iter().any(|c| c.honours_taints) && taints(old) != taints(&changed.new))
-                            || (constraints.iter().any(|c| c.honours_affinity) && old.metadata.labels != changed.new.metadata.labels)
-                    }
+            ClusterEvent::Node(changed) => match &changed.old {
+                None => by_default || complete(&changed.new),
+                Some(old) => {
+                    let moved = |constraint: &Constraint| label(old, &constraint.key) != label(&changed.new, &constraint.key);
+                    let counts_for = |node: &Node| node_affinity::matches_required(pod, node);
+                    let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone());
+                    by_default
+                        || complete(old) != complete(&changed.new)
+                        || (complete(&changed.new) && constraints.iter().any(moved))
+                        || (constraints.iter().any(|c| c.honours_taints) && taints(old) != taints(&changed.new))
+                        || (constraints.iter().any(|c| c.honours_affinity) && counts_for(old) != counts_for(&changed.new))
                 }
-            }
+            },
             ClusterEvent::Itself { old, new } => old.pod.metadata.labels != new.pod.metadata.labels,
             // Its domain may have been the emptiest.
-            ClusterEvent::NodeGone(_) => by_default || !constraints.is_empty(),
+            ClusterEvent::NodeGone(gone) => by_default || (!constraints.is_empty() && complete(gone)),
             ClusterEvent::PodBound(other) => counts(other),
             ClusterEvent::PodGone(other) => {
                 // By now it is being deleted, and does not count any more; before, it did.
@@ -409,7 +405,8 @@ fn label<'n>(node: &'n Node, key: &str) -> Option<&'n String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{labelled_pod, node_info};
+    use crate::fixtures::{self, labelled_pod, node_info};
+    use crate::framework::Changed;
     use crate::listers::Nothing;
     use crate::snapshot::Snapshot;
     use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -471,6 +468,32 @@ mod tests {
                 Err(_) => "too many",
             };
             assert_eq!(["a1", "a2", "b1", "c1", "none"].iter().map(verdict).collect::<Vec<_>>(), expected, "{more} {spec}");
+        }
+    }
+
+    #[test]
+    fn nodes_help_whose_domains_are_counted() {
+        let node = |labels: &Value| fixtures::node("n", json!({"metadata": {"labels": labels}}));
+        let selecting = |key: &str| spread_with(json!({}), json!({"nodeSelector": {key: "y"}}));
+        let (in_a, in_b, nowhere) = (json!({"zone": "a"}), json!({"zone": "b"}), json!({}));
+        let (in_a_with_x, in_a_with_z) = (json!({"zone": "a", "x": "y"}), json!({"zone": "a", "z": "y"}));
+        for (pod, old, new, expected) in [
+            (spread(json!({})), None, Some(&in_a), true),
+            (spread(json!({})), None, Some(&nowhere), false),
+            (spread(json!({})), Some(&nowhere), Some(&in_a), true),
+            (spread(json!({})), Some(&in_a), Some(&nowhere), true),
+            (spread(json!({})), Some(&in_a), Some(&in_b), true),
+            (spread(json!({})), Some(&in_a), Some(&in_a_with_x), false),
+            (selecting("x"), Some(&in_a), Some(&in_a_with_x), true),
+            (selecting("x"), Some(&in_a), Some(&in_a_with_z), false),
+            (spread(json!({})), Some(&in_a), None, true),
+            (spread(json!({})), Some(&nowhere), None, false),
+        ] {
+            let event = match (old.map(node), new.map(node)) {
+                (old, Some(new)) => ClusterEvent::Node(Changed { old, new }),
+                (old, None) => ClusterEvent::NodeGone(old.unwrap()),
+            };
+            assert_eq!(plugin().cures(&pod, &event), expected, "{old:?} to {new:?}");
         }
     }
 
