@@ -38,6 +38,8 @@ pub enum NameRule {
     Rfc1035Label,
     /// Anything that can stand in a URL path segment: RBAC kinds.
     PathSegment,
+    /// An IP address in its canonical form: IPAddresses.
+    Address,
 }
 
 /// A verb of the API, as RBAC and discovery name it.

@@ -1,7 +1,7 @@
 //! What every object's `metadata` must look like, at creation and across an update
 //! (upstream: `apimachinery/pkg/api/validation/objectmeta.go`).
 
-use super::names::{dns1035_label, dns1123_label, dns1123_subdomain, path_segment, qualified_name};
+use super::names::{canonical_ip, dns1035_label, dns1123_label, dns1123_subdomain, path_segment, qualified_name};
 use super::{IMMUTABLE, NOT_NEGATIVE, invalid, labels};
 use crate::field::{ErrorList, Path};
 use crate::resource::NameRule;
@@ -21,6 +21,7 @@ pub fn name(rule: NameRule, text: &str, prefix: bool) -> Vec<String> {
         // The dots alone are allowed as a prefix.
         NameRule::PathSegment if prefix && matches!(text, "." | "..") => Vec::new(),
         NameRule::PathSegment => path_segment(text),
+        NameRule::Address => canonical_ip(text),
     }
 }
 

@@ -267,6 +267,32 @@ pub fn cidr(value: &str) -> Vec<String> {
     }
 }
 
+/// An address in the one form that Go prints it in (upstream: `IsValidIP`).
+pub fn canonical_ip(value: &str) -> Vec<String> {
+    match (ip(value), parse_ip(value)) {
+        (wrong, Some(address)) if wrong.is_empty() => canonical(value, &address.to_string()),
+        (wrong, _) => wrong,
+    }
+}
+
+/// A CIDR block in the one form that Go prints it in, without bits beyond its prefix (upstream: `IsValidCIDR`).
+pub fn canonical_cidr(value: &str) -> Vec<String> {
+    let Some((address, length)) = parse_cidr(value) else { return cidr(value) };
+    let (bits, width) = match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
+    };
+    let beyond = 1u128.checked_shl(width - u32::from(length)).map_or(u128::MAX, |first| first - 1);
+    if bits & beyond != 0 {
+        return vec!["must not have bits set beyond the prefix length".into()];
+    }
+    canonical(value, &format!("{address}/{length}"))
+}
+
+fn canonical(value: &str, form: &str) -> Vec<String> {
+    if value == form { Vec::new() } else { vec![format!("must be in canonical form ({form:?})")] }
+}
+
 /// A number followed by a percent sign.
 pub fn percent(value: &str) -> Vec<String> {
     let digits = value.strip_suffix('%').unwrap_or("");
@@ -296,6 +322,8 @@ mod tests {
             (c_identifier, &["a", "_", "A1"], &["", "1a", "a-b"]),
             (ip, &["1.2.3.4", "::1", "010.0.0.1"], &["", "1.2.3", "1.2.3.256", "a", "1.2.3.4/8"]),
             (cidr, &["1.2.3.0/24", "::/0"], &["1.2.3.4", "1.2.3.0/33", "nope", "1.2.3.0/+1"]),
+            (canonical_ip, &["1.2.3.4", "::1", "2001:db8::1"], &["", "010.0.0.1", "2001:DB8::1", "::0001", "a"]),
+            (canonical_cidr, &["1.2.3.0/24", "::/0", "0.0.0.0/0", "1.2.3.4/32"], &["1.2.3.4/24", "1.2.3.0", "2001:DB8::/32", "::1/127"]),
             (percent, &["1%", "100%"], &["", "%", "1", "-1%", "1%%"]),
             (path_segment, &["a", "a:b", "system:x"], &[".", "..", "a/b", "a%b"]),
         ];
