@@ -35,6 +35,8 @@ pub struct GarbageCollector {
     graph: Mutex<Graph>,
     kinds: Mutex<HashMap<KindName, Watched>>,
     definitions_changed: Notify,
+    /// Objects to look at once every kind has been listed.
+    noted: Mutex<HashSet<String>>,
     /// Its queue, once it has one.
     keys: OnceLock<Keys>,
 }
@@ -67,7 +69,14 @@ type Metadata = PartialObjectMeta<DynamicObject>;
 impl GarbageCollector {
     /// With a graph of its own.
     pub fn new(context: Context) -> Self {
-        Self { context, graph: Mutex::default(), kinds: Mutex::default(), definitions_changed: Notify::new(), keys: OnceLock::new() }
+        Self {
+            context,
+            graph: Mutex::default(),
+            kinds: Mutex::default(),
+            definitions_changed: Notify::new(),
+            noted: Mutex::default(),
+            keys: OnceLock::new(),
+        }
     }
 
     fn look(&self, uids: Vec<String>) {
@@ -261,6 +270,9 @@ impl GarbageCollector {
                 self.look(graph.remove(&uid));
             }
         }
+        drop(kinds);
+        // A kind that has gone is not waited for.
+        self.look_when_synced(Vec::new());
         Ok(())
     }
 
@@ -270,6 +282,7 @@ impl GarbageCollector {
         let mut listed = HashSet::new();
         let defines_kinds = matches!(kind.kind.as_str(), "CustomResourceDefinition" | "APIService");
         while let Some(Some(event)) = stop.run_until_cancelled(events.next()).await {
+            let listing = matches!(event, Ok(watcher::Event::InitApply(_)));
             let look = match event {
                 Ok(watcher::Event::Init) => {
                     listed.clear();
@@ -309,10 +322,24 @@ impl GarbageCollector {
                     continue;
                 }
             };
-            // Before every kind has been listed, an owner that is not known may only not be known yet.
-            if self.kinds.lock().values().all(|watched| watched.synced) {
-                self.look(look);
+            // What lists show is looked at when the last of them has come: those with owners that nobody knows.
+            if !listing || self.synced() {
+                self.look_when_synced(look);
             }
+        }
+    }
+
+    /// Whether every kind has been listed.
+    fn synced(&self) -> bool {
+        self.kinds.lock().values().all(|watched| watched.synced)
+    }
+
+    /// Before every kind has been listed, an owner that is not known may only not be known yet: until then, objects are only noted.
+    fn look_when_synced(&self, look: Vec<String>) {
+        let mut noted = self.noted.lock();
+        noted.extend(look);
+        if self.synced() {
+            self.look(noted.drain().collect());
         }
     }
 
