@@ -229,8 +229,9 @@ impl fmt::Display for Quantity {
         if self.nanos == 0 {
             return f.write_str("0");
         }
-        if self.format == Format::BinarySi && self.nanos.abs() >= 1024 * NANOS {
-            let mut number = div_up(self.nanos, NANOS);
+        // Parts of a byte would be lost: they are written with a decimal suffix.
+        if self.format == Format::BinarySi && self.nanos.abs() >= 1024 * NANOS && self.nanos % NANOS == 0 {
+            let mut number = self.nanos / NANOS;
             let mut at = 0;
             while number % 1024 == 0 && at < BINARY.len() {
                 number /= 1024;
@@ -394,6 +395,7 @@ mod tests {
         assert_eq!([q("100m"), q("200m")].into_iter().sum::<Quantity>(), q("0.3"));
         assert_eq!(q("99999999999999999999999999999999").value(), i64::MAX);
         assert_eq!((Quantity::ZERO + q("1Gi")).to_string(), "1Gi");
+        assert_eq!((q(".1Ti").to_string(), q("-0.05Gi").to_string()), ("109951162777600m".to_owned(), "-53687091200m".to_owned()));
     }
 
     proptest::proptest! {
