@@ -336,9 +336,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> anyhow::Result<()> {
         storage_limits: settings.local_storage_capacity_isolation,
     };
     tasks.spawn(node::eviction::keeper::keep(workers.clone(), evictions, images, stop.clone()));
-    let shared = workers.node().clone();
-    let until = stop.clone();
-    tasks.spawn(async move { shared.share_cpus(until).await });
+    tasks.spawn(workers.node().clone().share_cpus(stop.clone()));
     tasks.spawn(node::shutdown::follow_logind(workers.clone(), node::shutdown::periods(&settings), stop.clone()));
     tasks.spawn(crate::pod::log_rotation::keep(
         workers.clone(),

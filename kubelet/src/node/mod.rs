@@ -117,7 +117,7 @@ impl Node {
     }
 
     /// Keeps the classes' parts of the CPUs up to date with what pods ask for, until told to stop.
-    pub async fn share_cpus(&self, stop: CancellationToken) {
+    pub async fn share_cpus(self: Arc<Self>, stop: CancellationToken) {
         let (Some(cgroups), cpus) = (&self.cgroups, self.facts.allocatable.get("cpu").and_then(milli).unwrap_or(0)) else { return };
         let mut asked = self.admission.changes();
         while !stop.is_cancelled() {

@@ -19,7 +19,7 @@ use crate::container::{
     identity,
     resources::{self, Qos},
 };
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -77,10 +77,9 @@ impl Cgroups {
     /// Limits a cgroup that is there, by its path below the hierarchies' roots; with systemd the last part of it is a unit's name.
     pub async fn limit(&self, path: &Path, limits: &Limits) -> io::Result<()> {
         let (group, settings) = (self.at(path), limits.settings());
-        let missing = |directory: &Path| io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", directory.display()));
         let mut files = settings.iter().flat_map(|setting| setting.files(self.unified));
         if let Some(absent) = files.clone().map(|(controller, ..)| group.directory(controller)).find(|directory| !directory.is_dir()) {
-            return Err(missing(&absent));
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", absent.display())));
         }
         match (self.driver, path.file_name().and_then(|name| name.to_str())) {
             (Driver::Systemd, Some(unit)) => self.slices.set(unit, &self.properties(&settings)).await,
@@ -186,11 +185,12 @@ impl Cgroups {
 
     /// Makes the pod's cgroup and sets its limits.
     pub async fn ensure_pod(&self, pod: &Pod, throttled: bool) -> io::Result<()> {
-        let spec = pod.spec.clone().unwrap_or_default();
-        let limited = |name: &str| if resources::all_limited(&spec, name) { resources::pod_total(&spec, name, true) } else { 0 };
+        let nothing = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&nothing);
+        let limited = |name: &str| if resources::all_limited(spec, name) { resources::pod_total(spec, name, true) } else { 0 };
         let unless_none = |amount: i64| Some(amount).filter(|amount| *amount > 0);
         let mut settings = vec![
-            Setting::Shares(resources::shares(resources::pod_total(&spec, "cpu", false))),
+            Setting::Shares(resources::shares(resources::pod_total(spec, "cpu", false))),
             Setting::Quota(unless_none(resources::quota(limited("cpu"))).filter(|_| throttled)),
             Setting::Memory(unless_none(limited("memory") / 1000)),
         ];
