@@ -119,6 +119,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use k8s_openapi::api::apps::v1::ReplicaSet;
     use k8s_openapi::api::core::v1::Pod;
 
@@ -132,7 +133,7 @@ mod tests {
         if let Some(more) = more.as_object() {
             pod["metadata"].as_object_mut().unwrap().extend(more.clone());
         }
-        Arc::new(serde_json::from_value(pod).unwrap())
+        Arc::new(held(pod))
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod run;
 pub mod services;
 pub mod topology_hints;
 pub mod trigger_times;
+pub mod trim;
 pub mod written;
 
 pub use run::{Options, run};

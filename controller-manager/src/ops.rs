@@ -4,7 +4,18 @@
 use client::EventRecorder;
 use client::ObjectKey;
 use client::events::{EventType, reference};
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, ReplicationController, ResourceQuota,
+    Secret, Service,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::{Client, Resource};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -76,6 +87,40 @@ fn body<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Value {
     serde_json::to_value(object).expect("API types have string keys and no failing serializers")
 }
 
+/// A kind that the caches hold as it is, so that what is read from them may be written back; what [`crate::trim`] cuts down can only be patched.
+pub trait Whole: Resource<DynamicType = ()> + Serialize {}
+
+/// The kinds of which controllers write whole objects.
+macro_rules! whole {
+    ($($kind:ty),* $(,)?) => { $(impl Whole for $kind {})* };
+}
+
+whole!(
+    CertificateSigningRequest,
+    ConfigMap,
+    ControllerRevision,
+    CronJob,
+    DaemonSet,
+    Deployment,
+    EndpointSlice,
+    Endpoints,
+    HorizontalPodAutoscaler,
+    Job,
+    Namespace,
+    Node,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    PodDisruptionBudget,
+    ReplicaSet,
+    ReplicationController,
+    ResourceClaim,
+    ResourceQuota,
+    Secret,
+    Service,
+    StatefulSet,
+    VolumeAttributesClass,
+);
+
 impl Request {
     /// Creates an object; its name may be left to the server by `generateName`.
     pub fn create<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
@@ -91,17 +136,17 @@ impl Request {
     }
 
     /// Replaces an object; its `resourceVersion` makes sure that it has not changed.
-    pub fn replace<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
+    pub fn replace<K: Whole>(object: &K) -> Self {
         Self::replace_part(object, "")
     }
 
     /// Replaces an object's status.
-    pub fn replace_status<K: Resource<DynamicType = ()> + Serialize>(object: &K) -> Self {
+    pub fn replace_status<K: Whole>(object: &K) -> Self {
         Self::replace_part(object, "status")
     }
 
     /// Replaces through another subresource.
-    pub fn replace_part<K: Resource<DynamicType = ()> + Serialize>(object: &K, subresource: &str) -> Self {
+    pub fn replace_part<K: Whole>(object: &K, subresource: &str) -> Self {
         let key = ObjectKey::of(object);
         let path = path::<K>(&key, subresource);
         Self { method: "PUT", path, content_type: JSON, body: body(object), name: key.name, tolerated: &[] }
@@ -283,7 +328,8 @@ mod tests {
         let created = Request::create(&pod);
         assert_eq!((created.method, created.path.as_str()), ("POST", "/api/v1/namespaces/ns/pods"));
         assert_eq!(created.body["kind"], "Pod");
-        assert_eq!(Request::replace_status(&pod).path, "/api/v1/namespaces/ns/pods/p/status");
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "c"}})).unwrap();
+        assert_eq!(Request::replace_status(&claim).path, "/api/v1/namespaces/ns/persistentvolumeclaims/c/status");
         let options = DeleteOptions { uid: Some("u".into()), propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
         let deleted = Request::delete::<Pod>(&key, &options);
         let expected =

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The annotation with which users say which pods to keep.
-const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+pub const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// `status.phase`, `Pending` if there is none.
 pub fn phase(pod: &Pod) -> &str {
@@ -135,6 +135,7 @@ pub fn from_template(template: Option<&PodTemplateSpec>, namespace: &str, genera
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::{Value, json};
 
     fn pod(name: &str, more: Value) -> Arc<Pod> {
@@ -144,7 +145,7 @@ mod tests {
                 pod[field][name] = value.clone();
             }
         }
-        Arc::new(serde_json::from_value(pod).unwrap())
+        Arc::new(held(pod))
     }
 
     fn ready(at: &str) -> Value {

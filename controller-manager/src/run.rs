@@ -5,6 +5,7 @@ use crate::controller::{self, Context, Controller, Keys, Settings};
 use crate::controllers::names::{ABSENT, canonical};
 use crate::controllers::{TABLE, is_wanted};
 use crate::ops::Executor;
+use crate::trim;
 use client::SharedCaches;
 use client::clock::Clock;
 use client::election::{self, Candidate};
@@ -107,6 +108,7 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         tracing::warn!(controller = name, why, "not started: there is none");
     }
     let caches = SharedCaches::new(client.clone());
+    trim::all_kinds(&caches);
     let health = Arc::new(Health { caches: caches.clone(), queues: Mutex::default() });
     if let Some(address) = address {
         let bound = serving::serve(address, health.clone(), stop.clone()).await?;

@@ -145,16 +145,16 @@ pub fn watch_pods(pods: &Cache<Pod>, services: &Arc<Cache<Service>>, keys: &Keys
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::json;
 
     #[test]
     fn ports_by_number_and_by_name() {
-        let pod: Pod = serde_json::from_value(json!({"spec": {
+        let pod = held(json!({"spec": {
             "containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]}],
             "initContainers": [
                 {"name": "once", "ports": [{"name": "once", "containerPort": 1}]},
-                {"name": "side", "restartPolicy": "Always", "ports": [{"name": "proxy", "containerPort": 15001}]}]}}))
-        .unwrap();
+                {"name": "side", "restartPolicy": "Always", "ports": [{"name": "proxy", "containerPort": 15001}]}]}}));
         for (target, expected) in [
             (json!({"port": 80}), Some(80)),
             (json!({"port": 80, "targetPort": 81}), Some(81)),

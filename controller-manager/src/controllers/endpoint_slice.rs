@@ -290,6 +290,7 @@ fn is_ours(slice: &EndpointSlice) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::{Value, json};
 
     fn service(spec: Value) -> Service {
@@ -306,7 +307,7 @@ mod tests {
         if going {
             pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
-        Arc::new(serde_json::from_value(pod).unwrap())
+        Arc::new(held(pod))
     }
 
     fn planned(service: &Service, pods: &[Arc<Pod>]) -> (Changes, Vec<String>) {

@@ -212,6 +212,7 @@ impl Controller for EndpointsController {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::{Value, json};
 
     fn service(spec: Value) -> Service {
@@ -228,7 +229,7 @@ mod tests {
                 pod[part][field] = value.clone();
             }
         }
-        Arc::new(serde_json::from_value(pod).unwrap())
+        Arc::new(held(pod))
     }
 
     /// Ready and other addresses, by port.

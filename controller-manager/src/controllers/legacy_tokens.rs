@@ -136,6 +136,7 @@ impl Controller for LegacyTokens {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
 
     #[test]
     fn unused_tokens_are_marked_and_then_deleted() {
@@ -175,10 +176,8 @@ mod tests {
             assert_eq!(was_generated(&secret, Some(&account)), expected);
         }
         assert!(!was_generated(&secret, None));
-        let pod: Pod = serde_json::from_value(
-            json!({"metadata": {"name": "p"}, "spec": {"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}}),
-        )
-        .unwrap();
+        let volumes = json!([{"name": "v", "secret": {"secretName": "s"}}]);
+        let pod = held(json!({"metadata": {"name": "p"}, "spec": {"containers": [], "volumes": volumes}}));
         assert!(is_mounted(&secret, &[Arc::new(pod)]));
         assert!(!is_mounted(&secret, &[]));
     }

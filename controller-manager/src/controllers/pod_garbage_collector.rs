@@ -180,13 +180,15 @@ impl Controller for PodGarbageCollector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::Value;
 
     #[test]
     fn who_is_removed() {
         let pod = |node: Option<&str>, phase: &str, going: bool| -> Pod {
             let deleted = going.then_some("2026-01-01T00:00:00Z");
-            serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "p", "deletionTimestamp": deleted}, "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase}})).unwrap()
+            let metadata = json!({"namespace": "ns", "name": "p", "deletionTimestamp": deleted});
+            held(json!({"metadata": metadata, "spec": {"containers": [], "nodeName": node}, "status": {"phase": phase}}))
         };
         let node = |ready: &str, taint: &str| -> Node {
             let (spec, conditions) =
@@ -223,7 +225,7 @@ mod tests {
     fn evicted_pods_go_first_then_the_oldest() {
         let pod = |name: &str, reason: Value, created: &str| -> Pod {
             let status = json!({"phase": "Failed", "reason": reason});
-            serde_json::from_value(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status})).unwrap()
+            held(json!({"metadata": {"name": name, "creationTimestamp": created}, "status": status}))
         };
         let pods = [
             pod("young", json!(null), "2026-01-03T00:00:00Z"),

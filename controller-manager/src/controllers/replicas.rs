@@ -3,7 +3,7 @@
 use crate::children::{self, BURST, Changes};
 use crate::claim::{ORPHANS, candidates, claim, controller_reference, orphan};
 use crate::controller::{Context, Controller, Keys, controller_of, watch_all, watch_owned};
-use crate::ops::{Op, Request};
+use crate::ops::{Op, Request, Whole};
 use crate::pods::{self, Availability};
 use client::cache::Cacheable;
 use client::events::reference;
@@ -17,7 +17,6 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Resource;
 use parking_lot::Mutex;
-use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use std::time::Duration;
 type Labels = BTreeMap<String, String>;
 
 /// What the two kinds have in common.
-pub trait Replicated: Cacheable + Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope> + Serialize {
+pub trait Replicated: Cacheable + Whole + Resource<Scope = k8s_openapi::NamespaceResourceScope> {
     /// How many.
     fn replicas(&self) -> i32;
     /// Whether a pod with these labels is one of its own.
@@ -327,6 +326,7 @@ impl<R: Replicated> Controller for ReplicasController<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::{Value, json};
 
     fn replica_set(replicas: i32) -> ReplicaSet {
@@ -340,7 +340,7 @@ mod tests {
 
     fn pod(name: &str, status: Value) -> Arc<Pod> {
         let object = json!({"metadata": {"namespace": "ns", "name": name, "uid": name, "labels": {"app": "web"}}, "spec": {"containers": [], "nodeName": "n"}, "status": status});
-        Arc::new(serde_json::from_value(object).unwrap())
+        Arc::new(held(object))
     }
 
     fn now() -> Timestamp {

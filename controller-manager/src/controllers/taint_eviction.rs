@@ -152,6 +152,7 @@ impl Controller for TaintEvictionController {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::Value;
 
     #[test]
@@ -175,10 +176,8 @@ mod tests {
             (vec![json!({"operator": "Exists"}), tolerating("a", Some(300))], 0, None),
         ];
         for (tolerations, came, expected) in cases {
-            let pod: Pod = serde_json::from_value(
-                json!({"metadata": {"name": "p", "creationTimestamp": at(came)}, "spec": {"containers": [], "tolerations": tolerations}}),
-            )
-            .unwrap();
+            let metadata = json!({"name": "p", "creationTimestamp": at(came)});
+            let pod = held(json!({"metadata": metadata, "spec": {"containers": [], "tolerations": tolerations}}));
             let leaves = leaves_at(&pod, &taints.iter().collect::<Vec<_>>(), at(1000));
             assert_eq!(leaves.map(Timestamp::as_second), expected, "{tolerations:?}");
         }

@@ -1,6 +1,7 @@
 //! What a set does next, case by case.
 
 use super::plan::{Look, Plan, plan, status};
+use crate::trim::held;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -54,7 +55,7 @@ fn pod(text: &str) -> Arc<Pod> {
     if !marks.contains('u') {
         pod["spec"]["nodeName"] = json!(node);
     }
-    Arc::new(serde_json::from_value(pod).unwrap())
+    Arc::new(held(pod))
 }
 
 fn with<T>(set: &DaemonSet, nodes: &str, pods: &str, held_back: Option<Duration>, then: impl FnOnce(&Look<'_>) -> T) -> T {

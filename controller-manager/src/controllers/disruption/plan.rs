@@ -162,6 +162,7 @@ pub fn stale_in(pod: &Pod, now: Timestamp) -> Option<SignedDuration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::{Value, json};
 
     fn budget(spec: Value, status: Value) -> PodDisruptionBudget {
@@ -184,7 +185,7 @@ mod tests {
                 pod["metadata"]["ownerReferences"] =
                     json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "rs", "controller": true}]);
             }
-            Arc::new(serde_json::from_value(pod).unwrap())
+            Arc::new(held(pod))
         };
         text.split_whitespace().map(one).collect()
     }

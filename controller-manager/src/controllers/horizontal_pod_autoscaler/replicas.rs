@@ -236,6 +236,7 @@ pub fn requests(pods: &[Arc<Pod>], resource: &str, container: Option<&str>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::{Value, json};
 
     const NOW: &str = "2026-01-01T01:00:00Z";
@@ -260,12 +261,8 @@ mod tests {
             let resources = json!({"requests": {"cpu": "1"}});
             let spec = json!({"containers": [{"name": "c", "resources": resources}]});
             let status = json!({"phase": phase, "startTime": "2026-01-01T00:00:00Z", "conditions": conditions});
-            Arc::new(
-                serde_json::from_value(
-                    json!({"metadata": {"name": format!("p{i}"), "deletionTimestamp": deleted}, "spec": spec, "status": status}),
-                )
-                .unwrap(),
-            )
+            let metadata = json!({"name": format!("p{i}"), "deletionTimestamp": deleted});
+            Arc::new(held(json!({"metadata": metadata, "spec": spec, "status": status})))
         };
         kinds.chars().enumerate().map(one).collect()
     }

@@ -58,12 +58,13 @@ pub fn finished_at(pod: &Pod, now: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::json;
 
     fn ended(at: &str) -> Pod {
         let state = json!({"terminated": {"exitCode": 1, "finishedAt": at}});
         let container = json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
-        serde_json::from_value(json!({"metadata": {}, "status": {"containerStatuses": [container]}})).unwrap()
+        held(json!({"metadata": {}, "status": {"containerStatuses": [container]}}))
     }
 
     #[test]

@@ -26,11 +26,13 @@ use futures::future::{BoxFuture, join_all};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
+pub use plan::INDEX;
 use plan::{Decision, Look, TRACKING, is_tracked};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+pub use template::{FAILURES, IGNORED_FAILURES};
 
 /// Who manages a Job by default; those of others are left alone.
 const SELF: &str = "kubernetes.io/job-controller";

@@ -76,13 +76,14 @@ pub fn on_success(policy: Option<&SuccessPolicy>, completions: i32, succeeded: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::{Value, json};
 
     fn pod(code: i32, condition: &str) -> Pod {
         let state = json!({"terminated": {"exitCode": code}});
         let container = json!({"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state});
         let status = json!({"phase": "Failed", "containerStatuses": [container], "conditions": [{"type": condition, "status": "True"}]});
-        serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "p"}, "status": status})).unwrap()
+        held(json!({"metadata": {"namespace": "ns", "name": "p"}, "status": status}))
     }
 
     #[test]

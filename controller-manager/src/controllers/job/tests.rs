@@ -3,6 +3,7 @@
 use super::account::{Account, Done, account, declare, settle};
 use super::backoff::Backoff;
 use super::plan::{Decision, INDEX, Look, TRACKING, is_finished};
+use crate::trim::held;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
@@ -28,7 +29,7 @@ fn pod(name: &str, phase: &str, more: Value) -> Arc<Pod> {
     for (field, value) in more.as_object().unwrap() {
         pod["metadata"][field] = value.clone();
     }
-    Arc::new(serde_json::from_value(pod).unwrap())
+    Arc::new(held(pod))
 }
 
 fn numbered(name: &str, index: i32, phase: &str) -> Arc<Pod> {

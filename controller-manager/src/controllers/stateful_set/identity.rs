@@ -6,6 +6,7 @@ use crate::pods;
 use crate::revisions::REVISION_LABEL;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
+use serde_json::{Value, json};
 
 const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
@@ -66,6 +67,15 @@ pub fn label(pod: &mut Pod) {
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(POD_NAME_LABEL.to_owned(), name);
     labels.extend(ordinal.map(|ordinal| (POD_INDEX_LABEL.to_owned(), ordinal.to_string())));
+}
+
+/// The patch that gives a pod that is there the labels and the claims that this one has, if it is still in the same edition.
+pub fn repairing(pod: &Pod) -> Value {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let claims: Vec<_> = volumes.filter(|volume| volume.persistent_volume_claim.is_some()).collect();
+    let meta = &pod.metadata;
+    let metadata = json!({"uid": meta.uid, "resourceVersion": meta.resource_version, "labels": meta.labels});
+    json!({"metadata": metadata, "spec": {"volumes": claims}})
 }
 
 /// A pod of that template and revision in that place.

@@ -15,7 +15,7 @@ mod tests;
 use crate::children;
 use crate::claim::{ORPHANS, candidates, claim, orphan};
 use crate::controller::{Context, Controller, Keys, controller_key, controller_of, watch_all, watch_owned};
-use crate::ops::{DeleteOptions, Op, Request};
+use crate::ops::{DeleteOptions, Op, PatchKind, Request};
 use crate::written::Written;
 use client::events::{EventType, reference};
 use client::{Cache, Change, Expectations, ObjectKey};
@@ -160,7 +160,7 @@ impl StatefulSetController {
         }
         let request = match step.act {
             Act::Create => Request::create(pod),
-            Act::Update => Request::replace(pod),
+            Act::Update => Request::patch::<Pod>(&ObjectKey::of(pod), "", PatchKind::Strategic, identity::repairing(pod)),
             Act::Delete => {
                 let options = DeleteOptions { uid: pod.metadata.uid.clone(), ..DeleteOptions::default() };
                 Request::delete::<Pod>(&ObjectKey::of(pod), &options).tolerating(&[404, 409])

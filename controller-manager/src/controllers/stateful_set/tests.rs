@@ -2,6 +2,7 @@
 
 use super::plan::{Act, Look, Plan, plan};
 use crate::revisions;
+use crate::trim::held;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -33,7 +34,7 @@ fn pod(text: &str) -> Arc<Pod> {
     if marks.contains('x') {
         pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     }
-    Arc::new(serde_json::from_value(pod).unwrap())
+    Arc::new(held(pod))
 }
 
 fn recorded(name: &str, set: &StatefulSet) -> ControllerRevision {
@@ -149,7 +150,9 @@ fn a_pod_that_lost_its_label_gets_it_back_and_nothing_happens_to_a_set_that_goes
     look.now = "2026-01-01T00:01:00Z".parse().unwrap();
     let steps = plan(look).steps;
     assert_eq!((steps.len(), steps[0].act), (1, Act::Update));
-    assert_eq!(steps[0].pod.metadata.labels.as_ref().unwrap()["statefulset.kubernetes.io/pod-name"], "web-0");
+    let patch = super::identity::repairing(&steps[0].pod);
+    assert_eq!(patch["metadata"]["labels"]["statefulset.kubernetes.io/pod-name"], "web-0");
+    assert_eq!(patch["metadata"]["uid"], "0", "of no other pod");
 
     let mut going = set_whole.clone();
     going.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));

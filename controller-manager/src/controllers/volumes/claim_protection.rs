@@ -4,7 +4,7 @@
 
 use super::{BY_CLAIM, claims_of};
 use crate::controller::{Context, Controller, Keys, watch_all};
-use crate::ops::{Op, Request};
+use crate::ops::{Op, Request, Whole};
 use crate::pods;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
@@ -46,7 +46,7 @@ pub fn step<K: Resource>(object: &K, finalizer: &str) -> Step {
 }
 
 /// The request that does it.
-pub fn change<K: Resource<DynamicType = ()> + Clone + serde::Serialize>(object: &K, finalizer: &str, step: Step) -> Option<Op> {
+pub fn change<K: Whole + Clone>(object: &K, finalizer: &str, step: Step) -> Option<Op> {
     let mut changed = object.clone();
     let finalizers = changed.meta_mut().finalizers.get_or_insert_default();
     match step {
@@ -114,6 +114,7 @@ impl Controller for ClaimProtection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::json;
 
     #[test]
@@ -143,7 +144,7 @@ mod tests {
     fn pods_use_claims_from_when_they_have_a_node() {
         let pod = |node: &str, volumes: serde_json::Value| -> Pod {
             let spec = json!({"nodeName": node, "containers": [], "volumes": volumes});
-            serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "pod"}, "spec": spec})).unwrap()
+            held(json!({"metadata": {"namespace": "ns", "name": "pod"}, "spec": spec}))
         };
         let by_name = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "pod-v"}}]);
         for (pod, expected) in [

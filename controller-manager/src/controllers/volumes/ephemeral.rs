@@ -105,6 +105,7 @@ impl Controller for EphemeralVolumes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::json;
 
     #[test]
@@ -112,7 +113,7 @@ mod tests {
         let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "c"}});
         let volumes = json!([{"name": "plain", "emptyDir": {}}, {"name": "v", "ephemeral": {"volumeClaimTemplate": template}}]);
         let meta = json!({"namespace": "ns", "name": "p", "uid": "u"});
-        let pod: Pod = serde_json::from_value(json!({"metadata": meta, "spec": {"containers": [], "volumes": volumes}})).unwrap();
+        let pod = held(json!({"metadata": meta, "spec": {"containers": [], "volumes": volumes}}));
         let made: Vec<_> = ephemeral(&pod).map(|volume| serde_json::to_value(claim(&pod, volume)).unwrap()).collect();
         let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true, "blockOwnerDeletion": true});
         let metadata = json!({"namespace": "ns", "name": "p-v", "labels": {"a": "b"}, "ownerReferences": [owner]});

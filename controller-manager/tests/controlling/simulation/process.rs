@@ -8,6 +8,7 @@ use client::{ObjectKey, SharedCaches};
 use controller_manager::controller::{self, Context, Controller, Keys, Settings};
 use controller_manager::controllers::{daemon_set, deployment, job, replicas, stateful_set};
 use controller_manager::ops::Executor;
+use controller_manager::trim;
 use http_body_util::BodyExt;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
@@ -38,6 +39,7 @@ impl Process {
     pub fn start(world: &Arc<World>, trouble: &Trouble, seed: u64) -> Self {
         let client = client(world.clone(), trouble.clone(), seed);
         let caches = SharedCaches::unfed(client.clone());
+        trim::all_kinds(&caches);
         let clock = world.clock();
         let context = |component: &str| Context {
             caches: caches.clone(),

@@ -11,14 +11,13 @@ mod tests;
 
 use super::*;
 use crate::controller::{Context, Controller, Keys, watch_all};
-use crate::ops::Request;
+use crate::ops::{Request, Whole};
 use client::cache::Cacheable;
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::storage::v1::StorageClass;
 use parking_lot::Mutex;
 use plan::{Plan, World, for_claim, for_volume};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -185,7 +184,7 @@ impl Binder {
         set_status: fn(&mut K, Option<S>),
     ) -> anyhow::Result<()>
     where
-        K: Cacheable + Resource<DynamicType = ()> + Serialize + DeserializeOwned,
+        K: Cacheable + Whole + DeserializeOwned,
     {
         let Some(mut current) = current.map(|current| (*current).clone()) else { return Ok(()) };
         if body(&current) != body(&desired) {

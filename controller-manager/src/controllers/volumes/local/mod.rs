@@ -15,6 +15,7 @@ use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::StorageClass;
+pub use plan::REMOVES;
 use plan::{NAMESPACE, for_claim, for_volume};
 use std::sync::Arc;
 use std::time::Duration;

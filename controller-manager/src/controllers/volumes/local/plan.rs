@@ -19,7 +19,7 @@ const NODE: &str = "skiff.dev/node";
 /// Keeps a volume's object until its directory is gone, whoever deletes it first (upstream's name, of its library for provisioners).
 const FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 /// Names the volume whose directory a pod removes.
-const REMOVES: &str = "skiff.dev/removes-volume";
+pub const REMOVES: &str = "skiff.dev/removes-volume";
 /// Where directories are made unless the class says.
 const PATH: &str = "/var/lib/skiff/volumes";
 /// What removes them unless the class says.
@@ -195,6 +195,7 @@ fn removal(volume: &PersistentVolume, class: Option<&StorageClass>) -> Option<Po
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trim::held;
     use serde_json::Value;
 
     fn merged(mut base: Value, more: Value) -> Value {
@@ -275,10 +276,7 @@ mod tests {
             serde_json::from_value(merged(serde_json::to_value(made()).unwrap(), more)).unwrap()
         };
         let remover = |phase: &str| -> Pod {
-            serde_json::from_value(
-                json!({"metadata": {"namespace": NAMESPACE, "name": "remove-pvc-u", "uid": "r"}, "status": {"phase": phase}}),
-            )
-            .unwrap()
+            held(json!({"metadata": {"namespace": NAMESPACE, "name": "remove-pvc-u", "uid": "r"}, "status": {"phase": phase}}))
         };
         let (real, pretended) = (node("containerd://1"), node("simulated://1"));
         let gone = ["PUT /api/v1/persistentvolumes/pvc-u", "DELETE /api/v1/persistentvolumes/pvc-u"];
