@@ -52,5 +52,5 @@ fn main() {
     let config = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-pod"}, "spec": {"containers": [{"name": "main", "image": "i:2"}]}});
     measure("server-side apply of an image", || managed_fields::apply(root, &normal, &config, &managed, &other, true).expect("applies"));
     let change = json!({"spec": {"containers": [{"name": "main", "image": "i:2"}]}});
-    measure("strategic merge patch of an image", || patch::strategic(root, &normal, &change).expect("applies"));
+    measure("strategic merge patch of an image", || patch::strategic(root, normal.clone(), &change).expect("applies"));
 }

@@ -4,7 +4,7 @@
 //! An empty list or map that is always written becomes `null`: upstream stores objects as protocol buffers, which do not tell the two apart, so that is what
 //! its clients see. The order of fields is the map's, not Go's; no client may depend on it.
 
-use crate::schema::{Field, Presence, Root, Schema, Type};
+use crate::schema::{Definition, Field, Presence, Root, Schema, Type};
 use serde_json::{Map, Value};
 
 /// Normalises a whole object in place.
@@ -21,11 +21,7 @@ pub fn empty(root: Root<'_>) -> Value {
 
 fn typed(schema: &Schema, ty: &Type, value: &mut Value) {
     match (ty, value) {
-        (Type::Struct(id), Value::Object(map)) => {
-            for field in &schema.get(*id).fields {
-                member(schema, field, map);
-            }
-        }
+        (Type::Struct(id), Value::Object(map)) => members(schema, schema.get(*id), map),
         (Type::List(item), Value::Array(items)) if has_structs(item) => items.iter_mut().for_each(|v| typed(schema, item, v)),
         (Type::Map(item), Value::Object(map)) if has_structs(item) => map.values_mut().for_each(|v| typed(schema, item, v)),
         // Go writes a whole number without a fraction, whatever its type.
@@ -46,25 +42,22 @@ fn has_structs(ty: &Type) -> bool {
     }
 }
 
-fn member(schema: &Schema, field: &Field, map: &mut Map<String, Value>) {
-    match map.get_mut(field.name.as_ref()) {
-        None => insert_zero(schema, field, map),
-        Some(Value::Null) => {
-            map.remove(field.name.as_ref());
-            insert_zero(schema, field, map);
+fn members(schema: &Schema, definition: &Definition, map: &mut Map<String, Value>) {
+    map.retain(|name, value| {
+        let Some(field) = definition.field(name) else { return true };
+        if value.is_null() {
+            return false;
         }
-        Some(value) => {
-            typed(schema, &field.ty, value);
-            if !is_zero(field, value) {
-                return;
-            }
-            if field.presence == Presence::Always {
-                if matches!(field.ty, Type::List(_) | Type::Map(_)) {
-                    *value = Value::Null;
-                }
-            } else {
-                map.remove(field.name.as_ref());
-            }
+        typed(schema, &field.ty, value);
+        let zero = is_zero(field, value);
+        if zero && field.presence == Presence::Always && matches!(field.ty, Type::List(_) | Type::Map(_)) {
+            *value = Value::Null;
+        }
+        !zero || field.presence == Presence::Always
+    });
+    for field in definition.written_unset() {
+        if !map.contains_key(field.name.as_ref()) {
+            map.insert(field.name.to_string(), zero(schema, field));
         }
     }
 }
@@ -74,27 +67,11 @@ fn is_zero(field: &Field, value: &Value) -> bool {
     match value {
         Value::Array(items) => items.is_empty() && matches!(field.ty, Type::List(_)),
         Value::Object(map) => map.is_empty() && matches!(field.ty, Type::Map(_)),
-        _ if field.pointer || is_struct(&field.ty) => false,
+        _ if field.pointer || field.ty.is_struct() => false,
         Value::Bool(b) => !b,
         Value::String(s) => s.is_empty(),
         Value::Number(n) => n.as_f64() == Some(0.0),
         Value::Null => true,
-    }
-}
-
-/// Types that are structs in Go, so that `omitempty` does not leave them out.
-fn is_struct(ty: &Type) -> bool {
-    matches!(ty, Type::Struct(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Raw)
-}
-
-fn insert_zero(schema: &Schema, field: &Field, map: &mut Map<String, Value>) {
-    let written = match field.presence {
-        Presence::Always => true,
-        Presence::OmitEmpty => !field.pointer && is_struct(&field.ty),
-        Presence::OmitZero => false,
-    };
-    if written {
-        map.insert(field.name.to_string(), zero(schema, field));
     }
 }
 

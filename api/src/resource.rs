@@ -233,7 +233,7 @@ pub struct Resource {
     /// The cells for the columns.
     pub cells: fn(&dyn Object, &PrintContext) -> Cells,
     /// JSON that passed the schema to a typed object.
-    pub decode: fn(Value) -> Result<Box<dyn Object>, serde_json::Error>,
+    pub decode: fn(&Value) -> Result<Box<dyn Object>, serde_json::Error>,
     /// The definition's name in the schema table: `io.k8s.api.core.v1.Pod`.
     pub schema: Text,
     /// What is stored instead, where a kind is served in several groups or versions (`events`, `horizontalpodautoscalers`).
@@ -306,9 +306,9 @@ impl Resource {
     }
 
     /// JSON that was decoded, as an object of this kind.
-    pub fn typed(&self, value: Value) -> Result<Box<dyn Object>, serde_json::Error> {
+    pub fn typed(&self, value: &Value) -> Result<Box<dyn Object>, serde_json::Error> {
         match &self.custom {
-            Some(version) => CustomObject::new(value, version.clone()).map(|o| Box::new(o) as Box<dyn Object>),
+            Some(version) => CustomObject::new(value.clone(), version.clone()).map(|o| Box::new(o) as Box<dyn Object>),
             None => (self.decode)(value),
         }
     }
@@ -355,6 +355,6 @@ fn schema_name(group: &str, version: &str, kind: &str) -> String {
 }
 
 /// `Resource::decode` for a k8s-openapi type.
-pub fn decode<K: Kind>(value: Value) -> Result<Box<dyn Object>, serde_json::Error> {
-    serde_json::from_value::<K>(value).map(|k| Box::new(k) as Box<dyn Object>)
+pub fn decode<K: Kind>(value: &Value) -> Result<Box<dyn Object>, serde_json::Error> {
+    K::deserialize(value).map(|k| Box::new(k) as Box<dyn Object>)
 }

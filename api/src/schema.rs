@@ -49,6 +49,13 @@ pub enum Type {
     Struct(Id),
 }
 
+impl Type {
+    /// Whether it is a struct in Go, so that `omitempty` does not leave it out.
+    pub fn is_struct(&self) -> bool {
+        matches!(self, Type::Struct(_) | Type::Time | Type::MicroTime | Type::Quantity | Type::IntOrString | Type::Raw)
+    }
+}
+
 /// When Go's encoder writes a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -110,6 +117,16 @@ pub struct Field {
     pub go: Option<Text>,
 }
 
+impl Field {
+    fn written_unset(&self) -> bool {
+        match self.presence {
+            Presence::Always => true,
+            Presence::OmitEmpty => !self.pointer && self.ty.is_struct(),
+            Presence::OmitZero => false,
+        }
+    }
+}
+
 /// One struct.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Definition {
@@ -125,14 +142,22 @@ pub struct Definition {
     pub fields: Vec<Field>,
     /// Indices of `fields`, sorted by name.
     sorted: Vec<u16>,
+    /// Indices of the `fields` that are written though nothing set them.
+    written_unset: Vec<u16>,
 }
 
 impl Definition {
     /// A definition with its look-up order made.
     pub fn new(package: Text, name: Text, atomic: bool, fields: Vec<Field>) -> Self {
         let mut sorted: Vec<u16> = (0..fields.len()).map(|i| u16::try_from(i).expect("no type has 65,536 fields")).collect();
+        let written_unset = sorted.iter().copied().filter(|i| fields[usize::from(*i)].written_unset()).collect();
         sorted.sort_by(|a, b| fields[usize::from(*a)].name.cmp(&fields[usize::from(*b)].name));
-        Definition { package, name, atomic, open: false, fields, sorted }
+        Definition { package, name, atomic, open: false, fields, sorted, written_unset }
+    }
+
+    /// The fields that Go's encoder writes though nothing set them.
+    pub fn written_unset(&self) -> impl Iterator<Item = &Field> {
+        self.written_unset.iter().map(|i| &self.fields[usize::from(*i)])
     }
 
     /// The field called `name` in JSON.

@@ -73,12 +73,12 @@ fn conditions(object: &dyn Object) -> Option<Value> {
 }
 
 fn table_row(row: &Resource, object: Value, include: IncludeObject, context: &PrintContext) -> Result<Value> {
+    let typed = row.typed(&object).map_err(StatusError::internal)?;
     let shown = match include {
         IncludeObject::None => None,
         IncludeObject::Metadata => Some(metadata_only(row, &object)),
-        IncludeObject::Object => Some(object.clone()),
+        IncludeObject::Object => Some(object),
     };
-    let typed = row.typed(object).map_err(StatusError::internal)?;
     let mut out = json!({"cells": (row.cells)(&*typed, context)});
     if let Some(conditions) = conditions(&*typed) {
         out["conditions"] = conditions;

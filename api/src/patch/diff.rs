@@ -174,7 +174,7 @@ mod tests {
         for old in &versions {
             for new in &versions {
                 let patch = create_two_way_merge_patch(root, old, new).expect("patch");
-                assert_eq!(&strategic(root, old, &patch).expect("applies"), new, "{old}\n{patch}");
+                assert_eq!(&strategic(root, old.clone(), &patch).expect("applies"), new, "{old}\n{patch}");
                 assert_eq!(patch == json!({}), old == new);
             }
         }

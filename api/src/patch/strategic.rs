@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 type Result<T> = std::result::Result<T, PatchError>;
 
 /// The patched object.
-pub fn strategic(root: Root<'_>, object: &Value, patch: &Value) -> Result<Value> {
+pub fn strategic(root: Root<'_>, object: Value, patch: &Value) -> Result<Value> {
     let Value::Object(patch) = patch else { return Err(PatchError::Malformed("Invalid JSON document".into())) };
-    let object = object.as_object().cloned().unwrap_or_default();
+    let object = if let Value::Object(object) = object { object } else { Map::new() };
     merge_map(root.schema, &root.ty(), object, patch.clone()).map(Value::Object)
 }
 
@@ -225,7 +225,7 @@ mod tests {
     use serde_json::json;
 
     fn patched(kind: (&str, &str), object: Value, patch: Value) -> Result<Value> {
-        strategic(schema::of_kind(kind.0, kind.1).expect(kind.1), &object, &patch)
+        strategic(schema::of_kind(kind.0, kind.1).expect(kind.1), object, &patch)
     }
 
     /// The recorded answers of an upstream apiserver (tests/oracle, `strategic-containers` and `strategic-lists`), cut down to what the patch touches.

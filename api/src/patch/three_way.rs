@@ -107,7 +107,7 @@ mod tests {
             json!({"metadata": {"labels": {"b": null}}, "spec": {"$setElementOrder/containers": [{"name": "c"}],
                 "containers": [{"name": "c", "image": "j"}, {"name": "gone", "$patch": "delete"}]}})
         );
-        let applied = strategic(root, &current, &patch).expect("applies");
+        let applied = strategic(root, current.clone(), &patch).expect("applies");
         assert_eq!(
             applied,
             json!({"metadata": {"labels": {"a": "1", "mine": "x"}}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "j", "imagePullPolicy": "Always"}, {"name": "sidecar"}]}})

@@ -194,7 +194,7 @@ mod tests {
     fn every_row_has_as_many_cells_as_columns() {
         let context = crate::resource::PrintContext { now: k8s_openapi::jiff::Timestamp::UNIX_EPOCH };
         for r in all() {
-            let empty = (r.decode)(json!({"apiVersion": r.api_version(), "kind": r.kind, "metadata": {"name": "x"}}));
+            let empty = (r.decode)(&json!({"apiVersion": r.api_version(), "kind": r.kind, "metadata": {"name": "x"}}));
             // Some types do not decode without their required fields; those are printed in the tests on recorded answers.
             let Ok(object) = empty else { continue };
             assert_eq!((r.cells)(&*object, &context).len(), r.columns.len(), "{}", r.qualified());

@@ -107,7 +107,7 @@ fn decode(row: &Resource, value: &Value) -> Result<Box<dyn Object>, String> {
     let mut decoded = decode::value(root, value).map_err(|e| e.to_string())?;
     decoded.value["apiVersion"] = json!(row.api_version());
     decoded.value["kind"] = json!(row.kind);
-    (row.decode)(decoded.value).map_err(|e| e.to_string())
+    (row.decode)(&decoded.value).map_err(|e| e.to_string())
 }
 
 fn shown(row: &Resource, object: &dyn Object) -> Value {
@@ -284,7 +284,7 @@ fn judged(row: &Resource, id: &str, step: &Value, old: Option<&Value>) -> Result
             if row.has_status() {
                 let mut value = object.to_value();
                 value["status"] = old.to_value()["status"].clone();
-                object = (row.decode)(value).unwrap();
+                object = (row.decode)(&value).unwrap();
             }
             object.prepare_for_update(&*old);
             metadata::object_meta_update(object.metadata(), old.metadata(), &path, &mut errors);

@@ -215,7 +215,7 @@ mod tests {
             if plural == "pods" && value["spec"].get("containers").is_none() {
                 value["spec"]["containers"] = json!([]);
             }
-            (resource.decode)(value).unwrap()
+            (resource.decode)(&value).unwrap()
         };
         let old = old.map(&decode);
         let mut new = decode(new);

@@ -210,7 +210,7 @@ mod tests {
         let resource = api::resources::find("", "v1", plural).unwrap();
         let user = UserInfo::anonymous();
         object["metadata"] = json!({"name": "x", "namespace": "ns"});
-        let object = (resource.decode)(object).unwrap();
+        let object = (resource.decode)(&object).unwrap();
         let operation = Operation::Create;
         let request = Request {
             resource,

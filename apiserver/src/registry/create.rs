@@ -32,12 +32,19 @@ impl Registry {
     }
 
     /// Creates `object` with these managed fields, where they are known (apply); else they are made from it.
-    pub(super) async fn create_owned(&self, write: &Write<'_>, object: Value, managed: Option<Value>) -> Result<Written> {
+    pub(super) async fn create_owned(&self, write: &Write<'_>, mut object: Value, managed: Option<Value>) -> Result<Written> {
+        let row = &*write.endpoint.row;
+        metadata::match_namespace(&mut object, if row.namespaced() { write.namespace } else { "" })?;
+        if !metadata::text(&object, "resourceVersion").is_empty() {
+            return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
+        }
+        let sent = metadata::take_managed_fields(&mut object);
+        self.gates.drop_disabled(&row.group, &row.plural, &mut object, None);
+        let generated = metadata::text(&object, "name").is_empty() && !metadata::text(&object, "generateName").is_empty();
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let generated = metadata::text(&object, "name").is_empty() && !metadata::text(&object, "generateName").is_empty();
-            match self.create_once(write, object.clone(), managed.clone()).await {
+            match self.create_once(write, &object, &sent, managed.clone()).await {
                 Err(error) if generated && error.reason() == "AlreadyExists" => {
                     if attempt == NAME_ATTEMPTS {
                         let message = format!("{error}, the server was not able to generate a unique name for the object");
@@ -51,22 +58,17 @@ impl Registry {
         }
     }
 
-    async fn create_once(&self, write: &Write<'_>, mut object: Value, managed: Option<Value>) -> Result<Written> {
-        let Write { endpoint, namespace, .. } = write;
+    /// One attempt; a name that is to be generated is another one in each.
+    async fn create_once(&self, write: &Write<'_>, object: &Value, sent: &Value, managed: Option<Value>) -> Result<Written> {
+        let Write { endpoint, .. } = write;
         let row = &*endpoint.row;
-        metadata::match_namespace(&mut object, if row.namespaced() { namespace } else { "" })?;
-        if !metadata::text(&object, "resourceVersion").is_empty() {
-            return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
-        }
-        let sent = metadata::take_managed_fields(&mut object);
-        self.gates.drop_disabled(&row.group, &row.plural, &mut object, None);
-        let empty = metadata::empty_lists(&object);
+        let empty = metadata::empty_lists(object);
         let mut typed = endpoint.typed(object)?;
         typed.set_defaults();
         let managed = managed.unwrap_or_else(|| {
-            let mut wanted = endpoint.value(&*typed);
+            let mut wanted = typed.to_value();
             metadata::restore_empty_lists(&mut wanted, &empty);
-            write.managed_fields(None, &sent, &wanted)
+            write.managed_fields(None, sent, &wanted)
         });
 
         self.mutate(write, Operation::Create, Some(&mut *typed), None, [&managed, &Value::Null]).await?;
@@ -89,7 +91,7 @@ impl Registry {
         self.validate(write, Operation::Create, &name, Some(&*typed), None, [&managed, &Value::Null]).await?;
 
         let allocation = self.services.on_create(self, endpoint, &mut *typed)?;
-        let mut value = endpoint.value(&*typed);
+        let mut value = typed.to_value();
         metadata::put_managed_fields(&mut value, managed);
         let result = self.store_new(write, &name, value).await;
         drop(allocation);

@@ -279,7 +279,7 @@ impl Registry {
         self.validate(write, Operation::Delete, write.name, None, Some(&*current.typed), [&Value::Null, &current.managed]).await?;
         let mut typed = current.typed.boxed_clone();
         let step = decide(endpoint, &mut *typed, options, &now());
-        let mut value = endpoint.value(&*typed);
+        let mut value = typed.to_value();
         metadata::put_managed_fields(&mut value, current.managed.clone());
         match step {
             Step::Leave => {
@@ -365,7 +365,7 @@ mod tests {
     }
 
     fn step(endpoint: &Endpoint, object: serde_json::Value, options: DeleteParameters) -> (Step, ObjectMeta) {
-        let mut typed = endpoint.typed(object).unwrap();
+        let mut typed = endpoint.typed(&object).unwrap();
         let step = decide(endpoint, &mut *typed, &options, &now());
         (step, typed.metadata().clone())
     }

@@ -5,7 +5,7 @@ use crate::custom::conversion;
 use crate::encoding;
 use crate::outbound::Caller;
 use api::custom::Version;
-use api::{Object, Resource, StatusError, normalize, schema, status::Result};
+use api::{Object, Resource, StatusError, schema, status::Result};
 use bytes::Bytes;
 use serde_json::Value;
 use std::sync::Arc;
@@ -142,17 +142,8 @@ impl Endpoint {
         Ok(objects)
     }
 
-    /// The object as served and stored: as upstream's encoder prints it.
-    pub fn value(&self, object: &dyn Object) -> Value {
-        let mut value = object.to_value();
-        if let Some(root) = self.builtin {
-            normalize::normalize(root, &mut value);
-        }
-        value
-    }
-
     /// A served value as the kind's type.
-    pub fn typed(&self, served: Value) -> Result<Box<dyn Object>> {
+    pub fn typed(&self, served: &Value) -> Result<Box<dyn Object>> {
         self.row.typed(served).map_err(StatusError::internal)
     }
 

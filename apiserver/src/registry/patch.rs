@@ -72,15 +72,14 @@ impl Patch {
         Ok(if kind == PatchKind::Merge { Patch::Merge(value) } else { Patch::Strategic(value) })
     }
 
-    /// The patched object.
-    fn apply(&self, target: &Target<'_>, object: &Value) -> Result<Value> {
-        let mut patched = object.clone();
+    /// The object, patched.
+    fn apply(&self, target: &Target<'_>, mut object: Value) -> Result<Value> {
         match self {
-            Patch::Json(patch) => json_patch::patch(&mut patched, patch).map_err(|_| respond::generic(422))?,
-            Patch::Merge(patch) => json_patch::merge(&mut patched, patch),
+            Patch::Json(patch) => json_patch::patch(&mut object, patch).map_err(|_| respond::generic(422))?,
+            Patch::Merge(patch) => json_patch::merge(&mut object, patch),
             Patch::Strategic(patch) => return Ok(api::patch::strategic(target.root, object, patch)?),
         }
-        Ok(patched)
+        Ok(object)
     }
 }
 
@@ -111,7 +110,7 @@ impl Registry {
         if write.subresource == "scale" {
             let patch = Patch::parse(kind, text)?;
             let make = |current: &Current| {
-                let patched = patch.apply(target, &scale::of(&write.endpoint.row, &current.value)?)?;
+                let patched = patch.apply(target, scale::of(&write.endpoint.row, &current.value)?)?;
                 let value = scale::apply(&write.endpoint.row, &current.value, &patched)?;
                 Ok(Wanted { value, managed: Value::Null, applied: false, uid: None })
             };
@@ -124,7 +123,7 @@ impl Registry {
             let patch = parsed.get_or_init(|| Patch::parse(kind, text)).as_ref().map_err(Clone::clone)?;
             let mut whole = current.value.clone();
             metadata::put_managed_fields(&mut whole, current.managed.clone());
-            let patched = patch.apply(target, &whole)?;
+            let patched = patch.apply(target, whole)?;
             if let Some(other) = other_kind(target, &patched) {
                 // A patch that makes it an object of another kind is first told what is wrong with it as such.
                 body::decode_value(&other, &patched, write.field_validation).map_err(|e| undecodable(&other, &patched, &e))?;

@@ -89,7 +89,7 @@ impl Endpoint {
         let mut value = self.served_value(&text).await?;
         let managed = metadata::take_managed_fields(&mut value);
         metadata::of(&mut value).insert("resourceVersion".into(), revision.to_string().into());
-        let mut typed = self.typed(value.clone())?;
+        let mut typed = self.typed(&value)?;
         typed.set_defaults();
         Ok(Current { value, managed, typed, text, revision })
     }
@@ -136,17 +136,17 @@ impl Registry {
         }
         view.restrict(row, &mut value, &current.value);
         self.gates.drop_disabled(&row.group, &row.plural, &mut value, Some(&current.value));
-        let mut typed = endpoint.typed(value)?;
+        let mut typed = endpoint.typed(&value)?;
         typed.set_defaults();
         let managed = match applied {
             true => managed,
-            false => write.managed_fields(Some(&current), &managed, &endpoint.value(&*typed)),
+            false => write.managed_fields(Some(&current), &managed, &typed.to_value()),
         };
         self.mutate(write, Operation::Update, Some(&mut *typed), Some(&*current.typed), [&managed, &current.managed]).await?;
 
         metadata::carry_over(typed.metadata_mut(), current.typed.metadata());
         view.prepare(&mut *typed, &*current.typed);
-        let mut new = endpoint.value(&*typed);
+        let mut new = typed.to_value();
         if view.changes_spec() && row.generation && raises_generation(&*typed, &new, &current) {
             let next = current.typed.metadata().generation.unwrap_or(0) + 1;
             typed.metadata_mut().generation = Some(next);
@@ -160,7 +160,7 @@ impl Registry {
             _ => None,
         };
         if allocation.is_some() {
-            new = endpoint.value(&*typed);
+            new = typed.to_value();
         }
         metadata::put_managed_fields(&mut new, managed);
         let ends = super::delete::ends_with_update(&*typed);

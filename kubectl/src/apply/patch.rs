@@ -29,7 +29,7 @@ pub fn three_way(original: &Value, modified: &Value, live: &Value) -> Value {
 /// The object as the patch would leave it.
 pub fn preview(resource: &Resource, object: &mut Value, patch: &Value, media_type: &str) -> Result<()> {
     match schema::of_kind(&resource.api_version(), &resource.kind).filter(|_| media_type == STRATEGIC_MERGE_PATCH) {
-        Some(root) => *object = api::patch::strategic(root, object, patch).map_err(|e| message(e.to_string()))?,
+        Some(root) => *object = api::patch::strategic(root, object.take(), patch).map_err(|e| message(e.to_string()))?,
         None => json_patch::merge(object, patch),
     }
     Ok(())

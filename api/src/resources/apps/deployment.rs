@@ -146,7 +146,7 @@ pub fn row() -> Resource {
         subresources: SUBRESOURCES.into(),
         generation: true,
         columns: COLUMNS.into(),
-        decode: |value| crate::resource::decode::<Deployment>(template::mark_empty_selector(value)),
+        decode: |value| crate::resource::decode::<Deployment>(&template::mark_empty_selector(value)),
         ..Resource::of::<Deployment>()
     }
 }

@@ -86,7 +86,7 @@ pub fn row() -> Resource {
         generation: true,
         selectable_fields: [SelectableField::with("status.replicas", &["status.replicas"], "0")].to_vec().into(),
         columns: COLUMNS.into(),
-        decode: |value| crate::resource::decode::<ReplicaSet>(workload::mark_empty_selector(value)),
+        decode: |value| crate::resource::decode::<ReplicaSet>(&workload::mark_empty_selector(value)),
         ..Resource::of::<ReplicaSet>()
     }
 }

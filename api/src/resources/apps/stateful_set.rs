@@ -139,7 +139,7 @@ pub fn row() -> Resource {
         subresources: SUBRESOURCES.into(),
         generation: true,
         columns: COLUMNS.into(),
-        decode: |value| crate::resource::decode::<StatefulSet>(workload::mark_empty_selector(value)),
+        decode: |value| crate::resource::decode::<StatefulSet>(&workload::mark_empty_selector(value)),
         ..Resource::of::<StatefulSet>()
     }
 }

@@ -8,7 +8,8 @@ use crate::validation::{labels, names, numbers};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// What upstream tells of a name that becomes part of pods' names.
 pub fn name_warning(metadata: &ObjectMeta) -> Option<String> {
@@ -18,9 +19,10 @@ pub fn name_warning(metadata: &ObjectMeta) -> Option<String> {
 }
 
 /// Keeps `selector: {}` apart from no selector, which the typed object could not: the one gets an empty map of labels.
-pub fn mark_empty_selector(mut value: Value) -> Value {
-    if let Some(selector) = value.pointer_mut("/spec/selector").and_then(Value::as_object_mut).filter(|s| s.is_empty()) {
-        selector.insert("matchLabels".into(), json!({}));
+pub fn mark_empty_selector(value: &Value) -> Cow<'_, Value> {
+    let mut value = Cow::Borrowed(value);
+    if value["spec"]["selector"].as_object().is_some_and(Map::is_empty) {
+        value.to_mut()["spec"]["selector"]["matchLabels"] = json!({});
     }
     value
 }

@@ -241,8 +241,7 @@ impl Admission for PodSecurity {
         let Some(object) = object.filter(|_| request.writes()) else { return super::ready(Ok(())) };
         let answer = if let Some(pod) = object.downcast_ref::<Pod>() {
             let judged = matches!(request.subresource, "" | "ephemeralcontainers" | "resize");
-            let changed = request.operation == Operation::Create || significant(request, pod);
-            if judged && changed { self.pod(request, pod) } else { Ok(()) }
+            if judged && (request.operation == Operation::Create || significant(request, pod)) { self.pod(request, pod) } else { Ok(()) }
         } else if !request.subresource.is_empty() {
             Ok(())
         } else if let Some(namespace) = object.downcast_ref::<Namespace>() {

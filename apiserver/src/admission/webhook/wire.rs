@@ -24,7 +24,7 @@ impl<'a> Wire<'a> {
         let endpoint = registry.endpoint(&row.group, &row.version, &row.plural);
         let endpoint = endpoint.ok_or_else(|| StatusError::internal(format!("{} is not served", row.qualified())))?;
         let shown = |object: &dyn Object, managed: &Value| -> Result<Value> {
-            let mut value = endpoint.value(object);
+            let mut value = object.to_value();
             metadata::put_managed_fields(&mut value, managed.clone());
             if request.subresource == "scale" { scale::of(&endpoint.row, &value) } else { Ok(value) }
         };
@@ -72,7 +72,7 @@ impl<'a> Wire<'a> {
         let made = if self.converts(endpoint, &self.object) { converted(endpoint, &self.endpoint, made) } else { made };
         let managed = self.object["metadata"].get("managedFields").cloned().unwrap_or_default();
         let mut whole = match self.subresource {
-            "scale" => scale::apply(&self.endpoint.row, &self.endpoint.value(object), &made)?,
+            "scale" => scale::apply(&self.endpoint.row, &object.to_value(), &made)?,
             _ => made,
         };
         metadata::take_managed_fields(&mut whole);
@@ -82,7 +82,7 @@ impl<'a> Wire<'a> {
         let (whole, _) = body::decode_value(&target(&self.endpoint, subresource)?, &whole, FieldValidation::Ignore)?;
         object.replace(whole).map_err(StatusError::internal)?;
         object.set_defaults();
-        let mut value = self.endpoint.value(object);
+        let mut value = object.to_value();
         metadata::put_managed_fields(&mut value, managed);
         self.object = if self.subresource == "scale" { scale::of(&self.endpoint.row, &value)? } else { value };
         Ok(())

@@ -292,7 +292,7 @@ impl World {
         let mut new = old.clone();
         if content_type.starts_with("application/strategic") {
             let root = api::schema::of_kind(version, kind).expect("the kinds are the API's");
-            new = api::patch::strategic(root, old, patch).map_err(|error| refusal(422, "Invalid", &error.to_string()))?;
+            new = api::patch::strategic(root, new, patch).map_err(|error| refusal(422, "Invalid", &error.to_string()))?;
         } else {
             api::patch::merge(&mut new, patch);
         }

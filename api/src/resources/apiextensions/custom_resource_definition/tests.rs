@@ -175,7 +175,7 @@ fn a_version_is_a_row() {
     let row = &rows[1];
     assert_eq!((row.list_kind().as_str(), row.subresources.len(), row.columns.len()), ("WidgetList", 2, 2));
     let mut object = row
-        .typed(json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {}, "status": {"size": 1}}))
+        .typed(&json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}, "spec": {}, "status": {"size": 1}}))
         .unwrap();
     object.set_defaults();
     object.prepare_for_create();
