@@ -70,7 +70,7 @@ fn main() {
 
 fn placing(kind: &str, more: &Value) {
     let (profiles, mut state, mut snapshot) = (Profiles::default(), cluster(), Snapshot::default());
-    let (mut search, mut rng) = (Search { percentage: 0, start: 0 }, StdRng::seed_from_u64(1));
+    let (mut search, mut rng) = (Search::default(), StdRng::seed_from_u64(1));
     let pods: Vec<_> = (0..PODS).map(|number| pod(&format!("pod-{number}"), "100m", 0, more)).collect();
     state.update(&mut snapshot);
     let mut begun = Instant::now();
@@ -92,7 +92,7 @@ fn placing(kind: &str, more: &Value) {
 
 fn preempting() {
     let (profiles, mut state, mut snapshot) = (Profiles::default(), cluster(), Snapshot::default());
-    let (mut search, mut rng) = (Search { percentage: 0, start: 0 }, StdRng::seed_from_u64(1));
+    let (mut search, mut rng) = (Search::default(), StdRng::seed_from_u64(1));
     for number in 0..NODES {
         for place in 0..4 {
             state.assume(pod(&format!("low-{number}-{place}"), "900m", 0, &json!({})), &format!("node-{number}"));
@@ -107,7 +107,9 @@ fn preempting() {
         let context = Context { snapshot: &snapshot, listers: &Nothing };
         let refused = schedule(plugins, &mut CycleState::default(), &pod, &context, &mut search, &mut rng);
         let mut error = refused.expect_err("all nodes are full");
-        let Outcome::Nominated(candidate) = post_filter(plugins, &pod, &context, &mut error) else { panic!("preemption helps") };
+        let Outcome::Nominated(candidate) = post_filter(plugins, &pod, &context, &mut search, &mut rng, &mut error) else {
+            panic!("preemption helps")
+        };
         state.nominate(pod.clone(), &candidate.node);
     }
     println!("preemption: {:.0} us a pod", begun.elapsed().as_secs_f64() * 1e6 / STEP as f64);

@@ -1,7 +1,8 @@
 //! One decision: of all nodes, those on which the pod can run, and of these the best (upstream: `schedule_one.go`). Pure but for the random
 //! choice among equals, which comes in as a parameter.
 
-use crate::framework::{Code, Context, CycleState, Plugin, Point, PostFilter, PreFilter, Rejection, Verdict};
+use crate::framework::{Code, Context, CycleState, Plugin, Point, PostFilter, PreFilter, Rejection, Unplaced, Verdict};
+use crate::memory::Memory;
 use crate::node_info::NodeInfo;
 use crate::plugins::PluginSet;
 use crate::pod_info::PodInfo;
@@ -45,7 +46,7 @@ pub struct FitError {
 impl FitError {
     /// The names of the plugins that refused.
     pub fn plugins(&self) -> BTreeSet<&'static str> {
-        let rejections = self.rejected.iter().map(|(_, rejection)| rejection).chain(&self.others).chain(&self.pre_filter);
+        let rejections = runs(&self.rejected).map(|(rejection, _)| rejection).chain(&self.others).chain(&self.pre_filter);
         rejections.map(|rejection| rejection.plugin).filter(|plugin| !plugin.is_empty()).collect()
     }
 
@@ -81,11 +82,18 @@ impl FitError {
     }
 }
 
+/// Refusals with the number of nodes in a row that have the same.
+fn runs(rejected: &[(usize, Rejection)]) -> impl Iterator<Item = (&Rejection, usize)> {
+    rejected.chunk_by(|(_, a), (_, b)| a == b).filter_map(|run| run.first().map(|(_, rejection)| (rejection, run.len())))
+}
+
 /// `1 Insufficient cpu, 2 node(s) were unschedulable`, sorted as text.
 fn histogram(nodes: usize, rejected: &[(usize, Rejection)], others: Option<&Rejection>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in rejected.iter().flat_map(|(_, rejection)| &rejection.reasons) {
-        *counts.entry(reason).or_default() += 1;
+    for (rejection, nodes) in runs(rejected) {
+        for reason in &rejection.reasons {
+            *counts.entry(reason).or_default() += nodes;
+        }
     }
     let unnamed = nodes.saturating_sub(rejected.len());
     if unnamed > 0 {
@@ -103,12 +111,15 @@ pub fn unavailable(nodes: usize, rejected: &[(usize, Rejection)], others: &Rejec
     format!("0/{nodes} nodes are available: {}.", histogram(nodes, rejected, Some(others)))
 }
 
-/// What stays the same from one decision to the next, and where the next one starts to look.
+/// What one decision leaves to the next.
+#[derive(Default)]
 pub struct Search {
     /// The share of nodes to look at in percent; 0 chooses by their number.
     pub percentage: usize,
     /// Where the next search starts, so that all nodes get their turn.
     pub start: usize,
+    /// What it has found out.
+    pub memory: Memory,
 }
 
 impl Search {
@@ -186,14 +197,18 @@ impl Filters<'_> {
 
     /// The same with the pods in mind that have been promised room there by preemption: it must fit with and without them.
     pub fn check_with_nominated(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
-        let nominated = context.snapshot.nominated(node.name());
-        let ahead = || nominated.iter().filter(|other| other.uid() != pod.uid() && other.priority() >= pod.priority());
+        let ahead = || node.nominated.iter().filter(|other| other.uid() != pod.uid() && other.priority() >= pod.priority());
         if ahead().next().is_some() {
             let (mut fuller, mut cycle) = (node.clone(), cycle.clone());
             ahead().for_each(|other| self.add(&mut cycle, pod, other.clone(), &mut fuller));
             self.check(&cycle, pod, &fuller, context)?;
         }
         self.check(cycle, pod, node, context)
+    }
+
+    /// Whether what they say of a node can be remembered for pods with the same spec.
+    pub fn look_at_node_only(&self) -> bool {
+        self.plugins.iter().all(|plugin| plugin.looks_at_node_only())
     }
 
     /// Tries out what it is like with another pod on the node.
@@ -254,7 +269,14 @@ pub enum Outcome {
 }
 
 /// What can be done for a pod that fits nowhere. If nothing can, the error says why not.
-pub fn post_filter(plugins: &PluginSet, pod: &PodInfo, context: &Context<'_>, error: &mut FitError) -> Outcome {
+pub fn post_filter(
+    plugins: &PluginSet,
+    pod: &PodInfo,
+    context: &Context<'_>,
+    search: &mut Search,
+    rng: &mut impl Rng,
+    error: &mut FitError,
+) -> Outcome {
     if error.nodes == 0 {
         return Outcome::Unchanged;
     }
@@ -262,8 +284,11 @@ pub fn post_filter(plugins: &PluginSet, pod: &PodInfo, context: &Context<'_>, er
     let mut cycle = CycleState::default();
     // A pod that is refused as such has no filters; plugins still say so.
     let filters = pre_filter(plugins, &mut cycle, pod, context).unwrap_or_else(|_| Filters::none());
+    let memory = &mut search.memory;
+    let offset = rng.random_range(0..error.nodes);
+    let mut unplaced = Unplaced { pod, context: *context, filters: &filters, cycle: &cycle, error, offset, memory };
     for plugin in plugins.at(Point::PostFilter) {
-        let message = match plugin.post_filter(&filters, &cycle, pod, context, error) {
+        let message = match plugin.post_filter(&mut unplaced) {
             PostFilter::Nominate(candidate) => return Outcome::Nominated(candidate),
             PostFilter::Deallocate(claim, message) => {
                 outcome = Outcome::Deallocated(claim);
@@ -316,10 +341,23 @@ fn feasible(
     let sufficient = search.sufficient(positions.len());
     let mut found = Vec::with_capacity(sufficient.min(nodes.len()));
     let mut looked_at = 0;
+    let remembers = filters.look_at_node_only();
+    if remembers {
+        search.memory.turn_to(pod);
+    }
     for position in positions {
+        let node = &nodes[position];
         looked_at += 1;
-        match filters.check_with_nominated(cycle, pod, &nodes[position], context) {
-            Ok(()) => found.push(nodes[position].clone()),
+        let known = if remembers { search.memory.verdict(position, node, pod).cloned() } else { None };
+        let verdict = known.unwrap_or_else(|| {
+            let verdict = filters.check_with_nominated(cycle, pod, node, context);
+            if remembers {
+                search.memory.remember(position, node, pod, &verdict);
+            }
+            verdict
+        });
+        match verdict {
+            Ok(()) => found.push(node.clone()),
             Err(rejection) => error.rejected.push((position, rejection)),
         }
         if found.len() >= sufficient {
@@ -378,11 +416,10 @@ mod tests {
     use rand::rngs::StdRng;
     use serde_json::{Value, json};
 
-    fn run(nodes: Vec<NodeInfo>, pod: &PodInfo, nominated: &[(&str, Arc<PodInfo>)]) -> Result<Decision, Box<FitError>> {
-        let mut snapshot = Snapshot::new(nodes);
-        nominated.iter().for_each(|(node, pod)| snapshot.set_nominated(node, vec![pod.clone()]));
+    fn run(nodes: Vec<NodeInfo>, pod: &PodInfo) -> Result<Decision, Box<FitError>> {
+        let snapshot = Snapshot::new(nodes);
         let context = Context { snapshot: &snapshot, listers: &Nothing };
-        let mut search = Search { percentage: 0, start: 0 };
+        let mut search = Search::default();
         schedule(&PluginSet::default(), &mut CycleState::default(), pod, &context, &mut search, &mut StdRng::seed_from_u64(1))
     }
 
@@ -412,7 +449,7 @@ mod tests {
         ];
         for (nodes, spec, expected) in cases {
             let nodes = nodes.into_iter().enumerate().map(|(n, more)| node_info(&format!("n{n}"), more, &[])).collect();
-            assert_eq!(run(nodes, &pod("a", spec), &[]).unwrap_err().message(), expected);
+            assert_eq!(run(nodes, &pod("a", spec)).unwrap_err().message(), expected);
         }
     }
 
@@ -420,21 +457,21 @@ mod tests {
     fn the_emptiest_node_wins() {
         let nodes =
             ["3", "1", "2"].iter().enumerate().map(|(n, cpu)| node_info(&format!("n{n}"), json!({}), &[asking("b", cpu)])).collect();
-        let decision = run(nodes, &asking("a", "1"), &[]).unwrap();
+        let decision = run(nodes, &asking("a", "1")).unwrap();
         assert_eq!(decision, Decision { node: "n1".to_owned(), evaluated: 3, feasible: 3 });
     }
 
     #[test]
     fn room_promised_to_a_pod_as_urgent_is_taken() {
-        let nodes = || vec![node_info("n0", json!({}), &[])];
-        assert!(run(nodes(), &asking("a", "2"), &[]).is_ok());
-        let error = run(nodes(), &asking("a", "2"), &[("n0", asking("b", "3"))]).unwrap_err();
+        let promised = |nominated| vec![NodeInfo { nominated, ..node_info("n0", json!({}), &[]) }];
+        assert!(run(promised(vec![]), &asking("a", "2")).is_ok());
+        let error = run(promised(vec![asking("b", "3")]), &asking("a", "2")).unwrap_err();
         assert_eq!(error.message(), "0/1 nodes are available: 1 Insufficient cpu.");
     }
 
     #[test]
     fn of_many_nodes_a_share_is_looked_at_in_turn() {
-        let search = |percentage| Search { percentage, start: 0 };
+        let search = |percentage| Search { percentage, ..Search::default() };
         for (percentage, nodes, expected) in
             [(0, 50, 50), (0, 1000, 420), (0, 5000, 500), (0, 100_000, 5000), (30, 1000, 300), (1, 1000, 100), (100, 1000, 1000)]
         {

@@ -90,7 +90,7 @@ mod tests {
         let verdicts = explain(&pod.pod, &nodes, &[(*there.pod).clone()], &crate::listers::Nothing);
         let plugins: Vec<_> = verdicts[0].rejections.iter().map(|rejection| rejection.plugin).collect();
         assert_eq!(plugins, ["NodeUnschedulable", "TaintToleration", "NodeResourcesFit"]);
-        assert_eq!(verdicts[0].shortages, [Shortage { resource: "cpu".to_owned(), requested: 2000, used: 3000, capacity: 4000 }]);
+        assert_eq!(verdicts[0].shortages, [Shortage { resource: "cpu".into(), requested: 2000, used: 3000, capacity: 4000 }]);
         assert!(verdicts[1].rejections.is_empty());
     }
 }

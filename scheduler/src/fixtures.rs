@@ -72,7 +72,7 @@ fn named<K: Resource>(objects: &[Arc<K>], name: &str) -> Option<Arc<K>> {
 }
 
 impl Listers for Objects {
-    fn budgets(&self, _: &str) -> Vec<Arc<PodDisruptionBudget>> {
+    fn budgets(&self) -> Vec<Arc<PodDisruptionBudget>> {
         self.budgets.clone()
     }
 

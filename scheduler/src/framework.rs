@@ -9,6 +9,7 @@ pub use crate::events::{Changed, ClusterEvent};
 use crate::cycle::{Filters, FitError};
 use crate::devices::DeviceStore;
 use crate::listers::Listers;
+use crate::memory::Memory;
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
 use crate::preemption::Candidate;
@@ -17,6 +18,7 @@ use crate::volumes::VolumeStore;
 use client::ObjectKey;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
+use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -74,8 +76,8 @@ pub enum Code {
 pub struct Rejection {
     /// How final it is.
     pub code: Code,
-    /// `Insufficient cpu`, one text per reason.
-    pub reasons: Vec<Cow<'static, str>>,
+    /// `Insufficient cpu`, one text per reason; mostly there is one, and thousands of nodes give it.
+    pub reasons: SmallVec<[Cow<'static, str>; 1]>,
     /// The plugin's name; the cycle fills it in.
     pub plugin: &'static str,
 }
@@ -83,7 +85,7 @@ pub struct Rejection {
 impl Rejection {
     /// Preemption could help.
     pub fn unschedulable(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: Code::Unschedulable, reasons: vec![reason.into()], plugin: "" }
+        Self { code: Code::Unschedulable, reasons: smallvec![reason.into()], plugin: "" }
     }
 
     /// Preemption could not help.
@@ -114,6 +116,24 @@ pub struct Context<'a> {
     pub snapshot: &'a Snapshot,
     /// Everything else.
     pub listers: &'a dyn Listers,
+}
+
+/// A pod that fits nowhere, as the points after the filters are given it.
+pub struct Unplaced<'a> {
+    /// The pod.
+    pub pod: &'a PodInfo,
+    /// What the cycle is about.
+    pub context: Context<'a>,
+    /// What has refused it.
+    pub filters: &'a Filters<'a>,
+    /// What they have remembered.
+    pub cycle: &'a CycleState,
+    /// Why it fits nowhere.
+    pub error: &'a FitError,
+    /// Where to begin to look, at random: a position in the snapshot.
+    pub offset: usize,
+    /// What pods like it have found out.
+    pub memory: &'a mut Memory,
 }
 
 /// What a point after the filters has to offer a pod that fits nowhere.
@@ -176,6 +196,11 @@ pub trait Plugin: Send + Sync {
         let _ = (cycle, pod, other, node);
     }
 
+    /// Whether the filter looks at nothing but what the pod's spec says and the node, so that it says the same of every pod with the same spec.
+    fn looks_at_node_only(&self) -> bool {
+        false
+    }
+
     /// Whether the pod can run on the node.
     fn filter(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
         let _ = (cycle, pod, node, context);
@@ -183,8 +208,8 @@ pub trait Plugin: Send + Sync {
     }
 
     /// What can be done for a pod that fits nowhere.
-    fn post_filter(&self, filters: &Filters<'_>, cycle: &CycleState, pod: &PodInfo, context: &Context<'_>, error: &FitError) -> PostFilter {
-        let _ = (filters, cycle, pod, context, error);
+    fn post_filter(&self, unplaced: &mut Unplaced<'_>) -> PostFilter {
+        let _ = unplaced;
         PostFilter::Nothing(String::new())
     }
 

@@ -321,8 +321,8 @@ impl Listers for Informers {
         self.stateful_sets.get(&ObjectKey::new(namespace, name))
     }
 
-    fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
-        self.budgets.in_namespace(namespace)
+    fn budgets(&self) -> Vec<Arc<PodDisruptionBudget>> {
+        self.budgets.list()
     }
 
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {

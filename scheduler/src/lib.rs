@@ -17,6 +17,7 @@ pub mod explain;
 pub mod framework;
 mod informers;
 pub mod listers;
+pub mod memory;
 pub mod metrics;
 pub mod node_info;
 pub mod plugins;

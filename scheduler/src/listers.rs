@@ -45,9 +45,8 @@ pub trait Listers: Send + Sync {
         None
     }
 
-    /// The disruption budgets of a namespace.
-    fn budgets(&self, namespace: &str) -> Vec<Arc<PodDisruptionBudget>> {
-        let _ = namespace;
+    /// All disruption budgets.
+    fn budgets(&self) -> Vec<Arc<PodDisruptionBudget>> {
         Vec::new()
     }
 

@@ -24,6 +24,8 @@ pub struct NodeInfo {
     pub allowed_pods: i64,
     /// Sizes in bytes of the images on it, by name.
     pub images: Arc<HashMap<String, i64>>,
+    /// Pods that have been promised room on it, and are not there yet.
+    pub nominated: Vec<Arc<PodInfo>>,
 }
 
 impl NodeInfo {

@@ -1,6 +1,6 @@
 //! The pods that wait for a node (upstream: `pkg/scheduler/backend/queue`).
 //!
-//! A pod is active (ready to be tried, the most urgent first), backing off (it failed and something has since changed that may cure it, but it has to
+//! A pod is active (ready to be tried, the most urgent first, of equals the one that failed or came longest ago), backing off (it failed and something has since changed that may cure it, but it has to
 //! let others go first), unschedulable (it failed, and nothing has changed), or in flight. An event moves out of the unschedulable only
 //! the pods of which a plugin that refused them says that it could help. Events that come while a pod is in flight are kept, because they may cure what it
 //! is about to be refused for.
@@ -64,6 +64,18 @@ pub struct QueuedPod {
     refused_by: BTreeSet<&'static str>,
     /// A plugin does not let it into the queue.
     gated: bool,
+    hold: Hold,
+}
+
+/// Whether something has to be over before anything brings a pod back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Hold {
+    #[default]
+    None,
+    /// It is held.
+    Held,
+    /// It is held, and something has happened meanwhile that could help.
+    Awaited,
 }
 
 /// How a try ended that found no node.
@@ -90,7 +102,7 @@ pub struct Pending {
     pub in_flight: usize,
 }
 
-type ActiveKey = (Reverse<i32>, u64);
+type ActiveKey = (Reverse<i32>, Instant, u64);
 type BackoffKey = (Instant, u64);
 
 #[derive(Clone, Copy, Debug)]
@@ -113,8 +125,6 @@ struct State {
     events_seen: u64,
     /// How many pods in flight were taken after how many events.
     in_flight: BTreeMap<u64, usize>,
-    /// Pods, by UID, that nothing brings back for now, and whether something has happened meanwhile that could help.
-    held: HashMap<String, bool>,
     closed: bool,
 }
 
@@ -139,7 +149,6 @@ impl SchedulingQueue {
             events: VecDeque::new(),
             events_seen: 0,
             in_flight: BTreeMap::new(),
-            held: HashMap::new(),
             closed: false,
         };
         Self { profiles, metrics, backoff, state: Mutex::new(state), wake: Notify::new() }
@@ -152,8 +161,16 @@ impl SchedulingQueue {
         match state.places.get(&uid).copied() {
             None => {
                 let now = Instant::now();
-                let queued =
-                    QueuedPod { pod, attempts: 0, entered: now, failures: 0, since: now, refused_by: BTreeSet::new(), gated: false };
+                let queued = QueuedPod {
+                    pod,
+                    attempts: 0,
+                    entered: now,
+                    failures: 0,
+                    since: now,
+                    refused_by: BTreeSet::new(),
+                    gated: false,
+                    hold: Hold::None,
+                };
                 self.admit(&mut state, queued);
             }
             // What comes of it meanwhile is told by `failed`, with the pod as it is then.
@@ -180,21 +197,16 @@ impl SchedulingQueue {
         if let Some(place) = state.places.get(uid).copied() {
             state.take(uid, place);
         }
-        state.held.remove(uid);
     }
 
-    /// What came of a pod's try is being written, or room made for it: until [`SchedulingQueue::release`] nothing brings it back but its
-    /// backoff after an error (upstream waits with the former, and has DefaultPreemption's `PreEnqueue` for the latter).
-    pub fn hold(&self, uid: &str) {
-        self.state.lock().held.insert(uid.to_owned(), false);
-    }
-
-    /// That is done.
+    /// What a pod was held for is done, see [`SchedulingQueue::failed_and_held`].
     pub fn release(&self, uid: &str) {
         let mut state = self.state.lock();
-        let Some(true) = state.held.remove(uid) else { return };
-        let Some(place @ Place::Unschedulable) = state.places.get(uid).copied() else { return };
-        if let Some(queued) = state.take(uid, place) {
+        let Some(queued) = state.unschedulable.get_mut(uid) else { return };
+        if std::mem::take(&mut queued.hold) != Hold::Awaited {
+            return;
+        }
+        if let Some(queued) = state.take(uid, Place::Unschedulable) {
             self.requeue(&mut state, queued, "ScheduleAttemptFailure");
         }
         drop(state);
@@ -233,12 +245,22 @@ impl SchedulingQueue {
 
     /// A pod that was popped has found no node. `pod` is its present state.
     pub fn failed(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed) {
+        self.landed(queued, pod, how, Hold::None);
+    }
+
+    /// The same, and what came of its try is being written, or room made for it: until [`SchedulingQueue::release`] nothing brings it back but its
+    /// backoff after an error (upstream waits with the former, and has DefaultPreemption's `PreEnqueue` for the latter).
+    pub fn failed_and_held(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed) {
+        self.landed(queued, pod, how, Hold::Held);
+    }
+
+    fn landed(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed, hold: Hold) {
         let mut state = self.state.lock();
         // Removed while it was tried: gone, or bound by somebody else.
         let Some(Place::InFlight(since)) = state.places.get(pod.uid()).copied() else { return };
         state.landed(since);
         let old = queued.pod.clone();
-        let mut queued = QueuedPod { pod, since: Instant::now(), failures: queued.failures + 1, ..queued };
+        let mut queued = QueuedPod { pod, since: Instant::now(), failures: queued.failures + 1, hold, ..queued };
         match how {
             Failed::Error => {
                 let until = queued.since + self.backoff.after(queued.failures);
@@ -295,7 +317,7 @@ impl SchedulingQueue {
         let helped: Vec<String> = state
             .unschedulable
             .iter()
-            .filter(|(_, queued)| !queued.gated && self.could_help(queued, event))
+            .filter(|(_, queued)| !queued.gated && queued.hold != Hold::Awaited && self.could_help(queued, event))
             .map(|(uid, _)| uid.clone())
             .collect();
         for uid in &helped {
@@ -361,9 +383,9 @@ impl SchedulingQueue {
     }
 
     /// Active, but for what is left of its backoff and while it is not held.
-    fn requeue(&self, state: &mut State, queued: QueuedPod, why: &'static str) {
-        if let Some(could_help) = state.held.get_mut(queued.pod.uid()) {
-            *could_help = true;
+    fn requeue(&self, state: &mut State, mut queued: QueuedPod, why: &'static str) {
+        if queued.hold != Hold::None {
+            queued.hold = Hold::Awaited;
             return state.wait(queued);
         }
         let until = queued.since + self.backoff.after(queued.failures);
@@ -412,7 +434,7 @@ impl SchedulingQueue {
 
 impl State {
     fn activate(&mut self, queued: QueuedPod) {
-        let key = (Reverse(queued.pod.priority()), self.number());
+        let key = (Reverse(queued.pod.priority()), queued.since, self.number());
         self.places.insert(queued.pod.uid().to_owned(), Place::Active(key));
         self.active.insert(key, queued);
     }
@@ -518,6 +540,18 @@ mod tests {
         for expected in ["c", "a", "b"] {
             assert_eq!(pop(&queue).await.pod.uid(), expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_failed_before_others_came_goes_first() {
+        let queue = queue();
+        queue.update(waiting(0, "a"));
+        let queued = pop(&queue).await;
+        refuse(&queue, queued);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        queue.update(waiting(0, "b"));
+        queue.event(&node_event(json!({"disk": "ssd"})));
+        assert_eq!((pop(&queue).await.pod.uid(), pop(&queue).await.pod.uid()), ("a", "b"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -629,8 +663,8 @@ mod tests {
             let queue = queue();
             queue.update(waiting(0, "a"));
             let queued = pop(&queue).await;
-            queue.hold("a");
-            refuse(&queue, queued);
+            let pod = queued.pod.clone();
+            queue.failed_and_held(queued, pod, Failed::Unschedulable(BTreeSet::from(["NodeAffinity"])));
             let help = || queue.event(&node_event(json!({"disk": "ssd"})));
             if woken {
                 help();

@@ -25,7 +25,7 @@ use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -48,6 +48,15 @@ const QUESTIONS: [u64; 6] = [1, 1, 2, 4, 8, 8];
 /// Whether the API has said no, and so nothing has changed.
 fn is_refusal(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(kube::Error::Api(status)) if (400..500).contains(&status.code))
+}
+
+/// Requests about the pods of a pod's namespace.
+fn pods(pod: &PodInfo) -> kube::core::Request {
+    kube::core::Request::new(Pod::url_path(&(), Some(pod.namespace())))
+}
+
+fn name(pod: &PodInfo) -> &str {
+    pod.pod.metadata.name.as_deref().unwrap_or_default()
 }
 
 /// See the module's description.
@@ -82,8 +91,7 @@ impl Scheduler {
 
     /// One decision after the other, for as long as the queue is open.
     pub async fn decide(self: &Arc<Self>) {
-        let mut search = Search { percentage: 0, start: 0 };
-        let (mut rng, mut snapshot) = (StdRng::from_os_rng(), Snapshot::default());
+        let (mut search, mut rng, mut snapshot) = (Search::default(), StdRng::from_os_rng(), Snapshot::default());
         while let Some(queued) = self.queue.pop().await {
             self.decide_one(queued, &mut search, &mut rng, &mut snapshot);
             // Deciding never waits; the watches and bindings need their turn.
@@ -107,7 +115,7 @@ impl Scheduler {
                 self.place(queued, cycle, decision, node, begun);
             }
             Err(mut error) => {
-                let outcome = cycle::post_filter(&profile.plugins, &pod, &context, &mut error);
+                let outcome = cycle::post_filter(&profile.plugins, &pod, &context, search, rng, &mut error);
                 self.metrics.attempt(&profile.name, "unschedulable", begun.elapsed());
                 let message = error.message();
                 tracing::debug!(pod = %pod.key(), message, "no node");
@@ -199,7 +207,7 @@ impl Scheduler {
     async fn is_bound_after_all(&self, pod: &PodInfo, node: &str) -> bool {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
         for wait in QUESTIONS.map(Duration::from_secs) {
-            match api.get_opt(pod.pod.metadata.name.as_deref().unwrap_or_default()).await {
+            match api.get_opt(name(pod)).await {
                 Ok(found) => {
                     return found.is_some_and(|found| {
                         let bound = found.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
@@ -258,8 +266,7 @@ impl Scheduler {
         if patch.is_none() && candidate.is_none() && claim.is_none() {
             return self.queue.failed(queued, pod, how);
         }
-        self.queue.hold(pod.uid());
-        self.queue.failed(queued, pod.clone(), how);
+        self.queue.failed_and_held(queued, pod.clone(), how);
         let scheduler = self.clone();
         tokio::spawn(async move {
             scheduler.follow_up(&pod, patch, candidate, claim).await;
@@ -287,8 +294,15 @@ impl Scheduler {
         }
     }
 
-    /// Deletes the victims, and takes room back that was promised there to less important pods.
+    /// Takes room back that was promised there to less important pods, so that they look for another place soon, and deletes the victims.
     async fn make_room(&self, pod: &PodInfo, candidate: &Candidate) {
+        let displaced = self.state.lock().nominated_below(&candidate.node, pod.priority());
+        for other in displaced {
+            self.state.lock().denominate(other.uid());
+            if let Err(error) = self.patch_status(&other, &status::without_nomination(&other)).await {
+                tracing::debug!(pod = %other.key(), %error, "could not take the nomination back");
+            }
+        }
         self.metrics.preemptions.fetch_add(1, Ordering::Relaxed);
         #[allow(clippy::cast_precision_loss)] // A count of pods on a node.
         self.metrics.victims.observe(&[], candidate.victims.len() as f64);
@@ -307,21 +321,18 @@ impl Scheduler {
             // No victim's end will wake it.
             self.queue.retry(pod.uid());
         }
-        let displaced = self.state.lock().nominated_below(&candidate.node, pod.priority());
-        for other in displaced {
-            self.state.lock().denominate(other.uid());
-            if let Err(error) = self.patch_status(&other, &status::without_nomination(&other)).await {
-                tracing::debug!(pod = %other.key(), %error, "could not take the nomination back");
-            }
-        }
     }
 
     async fn patch_status(&self, pod: &PodInfo, patch: &Value) -> kube::Result<()> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
-        let name = pod.pod.metadata.name.as_deref().unwrap_or_default();
-        match api.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            other => other.map(|_| ()),
+        let request = pods(pod).patch_subresource("status", name(pod), &PatchParams::default(), &Patch::Strategic(patch));
+        self.send(request).await.map(|_| ())
+    }
+
+    /// Whether there is still what the request is about. What the server makes of it is not read: the watch tells.
+    async fn send(&self, request: Result<http::Request<Vec<u8>>, kube::core::request::Error>) -> kube::Result<bool> {
+        match self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+            sent => sent.map(|_| true),
         }
     }
 
@@ -331,11 +342,8 @@ impl Scheduler {
             return Ok(());
         }
         self.patch_status(victim, &status::preempted(victim, preemptor, Timestamp::now())).await?;
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), victim.namespace());
-        match api.delete(victim.pod.metadata.name.as_deref().unwrap_or_default(), &DeleteParams::default()).await {
-            Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-            Err(error) => return Err(error),
+        if !self.send(pods(victim).delete(name(victim), &DeleteParams::default())).await? {
+            return Ok(());
         }
         let node = victim.node_name().unwrap_or_default();
         let message = format!("Preempted by pod {} on node {node}", preemptor.uid());

@@ -293,10 +293,10 @@ impl Simulation {
         for node in self.nodes.list() {
             let name = node.metadata.name.clone().unwrap();
             let pods = self.pods.list().into_iter().filter(|pod| pod.spec.as_ref().unwrap().node_name.as_deref() == Some(&name));
-            let info = crate::node_info::NodeInfo::new(node, pods.map(|pod| Arc::new(PodInfo::new(pod))));
-            snapshot.set(&name, Some(Arc::new(info)));
+            let mut info = crate::node_info::NodeInfo::new(node, pods.map(|pod| Arc::new(PodInfo::new(pod))));
             // Room that is promised to others is not there.
-            snapshot.set_nominated(&name, self.scheduler.state.lock().nominated_below(&name, i32::MAX));
+            info.nominated = self.scheduler.state.lock().nominated_below(&name, i32::MAX);
+            snapshot.set(&name, Some(Arc::new(info)));
         }
         snapshot.arrange();
         let context = Context { snapshot: &snapshot, listers: &crate::listers::Nothing };
@@ -306,7 +306,7 @@ impl Simulation {
                 continue;
             }
             let plugins = &profile.of(&pod).unwrap().plugins;
-            let mut search = Search { percentage: 0, start: 0 };
+            let mut search = Search::default();
             let placed = schedule(plugins, &mut CycleState::default(), &pod, &context, &mut search, &mut StdRng::seed_from_u64(1));
             let refused = self.scheduler.queue.refused();
             assert!(placed.is_err(), "{when}: {} waits, and would fit on {placed:?}: {:?}, refused {refused:?}", pod.uid(), pod.spec());

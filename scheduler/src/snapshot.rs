@@ -7,7 +7,6 @@
 use crate::affinity::AffinityTerm;
 use crate::counters::{Counters, Counts, Effect, Group, PlacedTerm};
 use crate::node_info::NodeInfo;
-use crate::pod_info::PodInfo;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,8 +24,6 @@ pub struct Snapshot {
     /// The names of the nodes of each zone, in the order in which they came.
     zones: Vec<(Zone, Vec<String>)>,
     disarranged: bool,
-    /// Pods that preemption has promised room, by the node's name.
-    nominated: HashMap<String, Vec<Arc<PodInfo>>>,
     /// Groups are counted when they are first asked for.
     counters: Mutex<Counters>,
 }
@@ -56,23 +53,6 @@ impl Snapshot {
     /// Where a node is in [`Snapshot::nodes`].
     pub fn position(&self, name: &str) -> Option<usize> {
         self.positions.get(name).copied()
-    }
-
-    /// The pods that have been promised room on a node.
-    pub fn nominated(&self, node: &str) -> &[Arc<PodInfo>] {
-        if self.nominated.is_empty() {
-            return &[];
-        }
-        self.nominated.get(node).map_or(&[], Vec::as_slice)
-    }
-
-    /// Replaces the pods that have been promised room on a node.
-    pub fn set_nominated(&mut self, node: &str, pods: Vec<Arc<PodInfo>>) {
-        if pods.is_empty() {
-            self.nominated.remove(node);
-        } else {
-            self.nominated.insert(node.to_owned(), pods);
-        }
     }
 
     /// Replaces, adds or removes a node. [`Snapshot::arrange`] has to follow before it is looked at.

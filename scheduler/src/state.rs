@@ -35,11 +35,8 @@ pub struct ClusterState {
     pods: HashMap<String, Placed>,
     assumed: usize,
     changed: HashSet<String>,
-    /// Pods that preemption has promised room, by the node's name.
-    nominated: HashMap<String, Vec<Arc<PodInfo>>>,
     /// The node promised to a pod, by UID.
     promised: HashMap<String, String>,
-    promises_changed: HashSet<String>,
 }
 
 impl ClusterState {
@@ -99,29 +96,20 @@ impl ClusterState {
             snapshot.set(&name, node);
         }
         snapshot.arrange();
-        for name in self.promises_changed.drain() {
-            snapshot.set_nominated(&name, self.nominated.get(&name).cloned().unwrap_or_default());
-        }
     }
 
     /// Promises a pod room on a node, and there only.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.denominate(pod.uid());
         self.promised.insert(pod.uid().to_owned(), node.to_owned());
-        self.promises_changed.insert(node.to_owned());
-        self.nominated.entry(node.to_owned()).or_default().push(pod);
+        self.change(node).nominated.push(pod);
     }
 
     /// Takes the promise back. Whether there was one: then others may take the room.
     pub fn denominate(&mut self, uid: &str) -> bool {
         let Some(node) = self.promised.remove(uid) else { return false };
-        if let Some(pods) = self.nominated.get_mut(&node) {
-            pods.retain(|pod| pod.uid() != uid);
-            if pods.is_empty() {
-                self.nominated.remove(&node);
-            }
-        }
-        self.promises_changed.insert(node);
+        self.change(&node).nominated.retain(|pod| pod.uid() != uid);
+        self.drop_if_empty(&node);
         true
     }
 
@@ -132,7 +120,8 @@ impl ClusterState {
 
     /// The pods less important than this priority that have been promised room on a node.
     pub fn nominated_below(&self, node: &str, priority: i32) -> Vec<Arc<PodInfo>> {
-        self.nominated.get(node).into_iter().flatten().filter(|pod| pod.priority() < priority).cloned().collect()
+        let nominated = self.nodes.get(node).into_iter().flat_map(|info| &info.nominated);
+        nominated.filter(|pod| pod.priority() < priority).cloned().collect()
     }
 
     /// How the pod was on a node before, if it was and not only assumed to be.
@@ -160,7 +149,7 @@ impl ClusterState {
     }
 
     fn drop_if_empty(&mut self, name: &str) {
-        if self.nodes.get(name).is_some_and(|info| info.node.is_none() && info.pods.is_empty()) {
+        if self.nodes.get(name).is_some_and(|info| info.node.is_none() && info.pods.is_empty() && info.nominated.is_empty()) {
             self.nodes.remove(name);
         }
     }
@@ -221,17 +210,21 @@ mod tests {
     #[test]
     fn promises_reach_the_snapshot_and_are_taken_back() {
         let (mut state, mut snapshot) = (ClusterState::default(), Snapshot::default());
+        let promised = |snapshot: &Snapshot, node: &str| snapshot.get(node).map(|info| info.nominated.len());
         state.set_node(node("n1", json!({})));
         state.nominate(pod("a", json!({"priority": 5})), "n1");
         state.update(&mut snapshot);
-        assert_eq!(snapshot.nominated("n1").len(), 1);
+        assert_eq!(promised(&snapshot, "n1"), Some(1));
         assert_eq!((state.nominated_below("n1", 5).len(), state.nominated_below("n1", 6).len()), (0, 1));
         state.nominate(pod("a", json!({})), "n2");
         state.update(&mut snapshot);
-        assert_eq!((snapshot.nominated("n1").len(), snapshot.nominated("n2").len()), (0, 1));
+        assert_eq!((promised(&snapshot, "n1"), promised(&snapshot, "n2")), (Some(0), None), "that node is not known yet");
+        state.set_node(node("n2", json!({})));
+        state.update(&mut snapshot);
+        assert_eq!(promised(&snapshot, "n2"), Some(1));
         state.denominate("a");
         state.update(&mut snapshot);
-        assert!(snapshot.nominated("n2").is_empty() && state.promised("a").is_none());
+        assert_eq!((promised(&snapshot, "n2"), state.promised("a")), (Some(0), None));
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Makes room for a pod that fits nowhere by deleting less important ones. How is in [`crate::preemption`]; this is its place among the plugins.
 
 use crate::config::args::DefaultPreemptionArgs;
-use crate::cycle::{Filters, FitError};
-use crate::framework::{Context, CycleState, Plugin, Point, PostFilter};
-use crate::pod_info::PodInfo;
+use crate::framework::{Plugin, Point, PostFilter, Unplaced};
 use crate::preemption::{self, Failure};
 
 /// See the module's description.
@@ -27,8 +25,8 @@ impl Plugin for DefaultPreemption {
         &[Point::PostFilter]
     }
 
-    fn post_filter(&self, filters: &Filters<'_>, cycle: &CycleState, pod: &PodInfo, context: &Context<'_>, error: &FitError) -> PostFilter {
-        match preemption::find(&self.args, filters, cycle, pod, context, error) {
+    fn post_filter(&self, unplaced: &mut Unplaced<'_>) -> PostFilter {
+        match preemption::find(&self.args, unplaced) {
             Ok(candidate) => PostFilter::Nominate(candidate),
             Err(Failure::NotEligible(message)) => PostFilter::Nothing(format!("preemption: {message}")),
             Err(Failure::NoCandidate(message)) => PostFilter::Hopeless(format!("preemption: {message}")),

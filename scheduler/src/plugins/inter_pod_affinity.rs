@@ -330,8 +330,8 @@ mod tests {
         let names = ["a1", "a2", "b1", "c"];
         let judge = |name: &&str| match plugin().filter(&cycle, pod, snapshot.get(name).unwrap(), &context) {
             Ok(()) => "fits",
-            Err(rejection) if rejection.reasons == [NOT_NEAR] => "not near",
-            Err(rejection) if rejection.reasons == [NOT_APART] => "not apart",
+            Err(rejection) if rejection.reasons.as_slice() == [NOT_NEAR] => "not near",
+            Err(rejection) if rejection.reasons.as_slice() == [NOT_APART] => "not apart",
             Err(_) => "refused",
         };
         names.iter().map(judge).collect()

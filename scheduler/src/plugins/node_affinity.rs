@@ -90,6 +90,10 @@ impl Plugin for NodeAffinity {
         }
     }
 
+    fn looks_at_node_only(&self) -> bool {
+        true
+    }
+
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
         let Some(node) = &node.node else { return Err(Rejection::unresolvable(REASON)) };
         if !self.added_matches(node) {

@@ -16,6 +16,10 @@ impl Plugin for NodeName {
         &[Point::Filter]
     }
 
+    fn looks_at_node_only(&self) -> bool {
+        true
+    }
+
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
         match pod.node_name() {
             Some(name) if name != node.name() => Err(Rejection::unresolvable("node(s) didn't match the requested node name")),

@@ -20,6 +20,10 @@ impl Plugin for NodePorts {
         Ok(if pod.host_ports.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes })
     }
 
+    fn looks_at_node_only(&self) -> bool {
+        true
+    }
+
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
         let taken = node.host_ports().any(|taken| pod.host_ports.iter().any(|wanted| wanted.conflicts(taken)));
         if taken { Err(Rejection::unschedulable("node(s) didn't have free ports for the requested pod ports")) } else { Ok(()) }

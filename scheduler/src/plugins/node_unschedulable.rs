@@ -26,6 +26,10 @@ impl Plugin for NodeUnschedulable {
         &[Point::Filter]
     }
 
+    fn looks_at_node_only(&self) -> bool {
+        true
+    }
+
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
         if !node.is_unschedulable() {
             return Ok(());

@@ -55,7 +55,7 @@ impl NodeResourcesFit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortage {
     /// `cpu`, `memory`, `pods`, ...
-    pub resource: String,
+    pub resource: Cow<'static, str>,
     /// What the pod asks for.
     pub requested: i64,
     /// What the node's pods have already.
@@ -69,18 +69,18 @@ pub fn shortages(pod: &PodInfo, node: &NodeInfo) -> Vec<Shortage> {
     let mut short = Vec::new();
     let pods = i64::try_from(node.pods.len()).unwrap_or(i64::MAX);
     if pods + 1 > node.allowed_pods {
-        short.push(Shortage { resource: PODS.to_owned(), requested: 1, used: pods, capacity: node.allowed_pods });
+        short.push(Shortage { resource: PODS.into(), requested: 1, used: pods, capacity: node.allowed_pods });
     }
     missing(pod, &node.requested, &node.allocatable, &mut short);
     short
 }
 
 fn missing(pod: &PodInfo, requested: &Resources, allocatable: &Resources, short: &mut Vec<Shortage>) {
-    let scalar = pod.requests.scalar.keys().map(String::as_str);
-    for resource in [CPU, MEMORY, EPHEMERAL_STORAGE].into_iter().chain(scalar) {
-        let (wanted, used, capacity) = (pod.requests.get(resource), requested.get(resource), allocatable.get(resource));
+    let scalar = pod.requests.scalar.keys().map(|name| Cow::Owned(name.clone()));
+    for resource in [CPU, MEMORY, EPHEMERAL_STORAGE].map(Cow::Borrowed).into_iter().chain(scalar) {
+        let (wanted, used, capacity) = (pod.requests.get(&resource), requested.get(&resource), allocatable.get(&resource));
         if wanted > 0 && wanted > capacity - used {
-            short.push(Shortage { resource: resource.to_owned(), requested: wanted, used, capacity });
+            short.push(Shortage { resource, requested: wanted, used, capacity });
         }
     }
 }
@@ -98,7 +98,7 @@ fn room(node: &Node) -> (Resources, i64) {
 }
 
 fn reason(shortage: &Shortage) -> Cow<'static, str> {
-    match shortage.resource.as_str() {
+    match shortage.resource.as_ref() {
         PODS => "Too many pods".into(),
         CPU => "Insufficient cpu".into(),
         MEMORY => "Insufficient memory".into(),
@@ -129,6 +129,10 @@ impl Plugin for NodeResourcesFit {
 
     fn points(&self) -> &'static [Point] {
         &[Point::Filter, Point::Score]
+    }
+
+    fn looks_at_node_only(&self) -> bool {
+        true
     }
 
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
@@ -202,6 +206,7 @@ mod tests {
     use crate::fixtures::{self, node_info, pod};
     use crate::framework::Changed;
     use serde_json::{Value, json};
+    use smallvec::{SmallVec, smallvec};
 
     fn plugin(args: Value) -> NodeResourcesFit {
         NodeResourcesFit::new(serde_json::from_value(args).unwrap())
@@ -242,12 +247,12 @@ mod tests {
         ];
         for (requests, reasons, code) in cases {
             let verdict = fixtures::filter(&plugin(json!({})), &asking("a", requests.clone()), &node);
-            let expected = (!reasons.is_empty()).then(|| (reasons.iter().map(|r| Cow::Borrowed(*r)).collect::<Vec<_>>(), code));
+            let expected = (!reasons.is_empty()).then(|| (reasons.iter().map(|r| Cow::Borrowed(*r)).collect::<SmallVec<[_; 1]>>(), code));
             assert_eq!(verdict.err().map(|r| (r.reasons, r.code)), expected, "{requests}");
         }
         let full = node_info("n", json!({"status": {"allocatable": {"pods": "1"}}}), &[asking("there", json!({}))]);
         let refused = fixtures::filter(&plugin(json!({})), &asking("a", json!({})), &full).unwrap_err();
-        assert_eq!((refused.reasons, refused.code), (vec![Cow::Borrowed("Too many pods")], Code::Unschedulable));
+        assert_eq!((refused.reasons, refused.code), (smallvec![Cow::Borrowed("Too many pods")], Code::Unschedulable));
     }
 
     #[test]

@@ -34,6 +34,6 @@ mod tests {
     fn gates_hold_back() {
         assert_eq!(SchedulingGates.pre_enqueue(&pod("a", json!({}))), Ok(()));
         let gated = pod("a", json!({"schedulingGates": [{"name": "x"}, {"name": "y"}]}));
-        assert_eq!(SchedulingGates.pre_enqueue(&gated).unwrap_err().reasons, ["waiting for scheduling gates: [x y]"]);
+        assert_eq!(SchedulingGates.pre_enqueue(&gated).unwrap_err().reasons.as_slice(), ["waiting for scheduling gates: [x y]"]);
     }
 }

@@ -52,6 +52,10 @@ impl Plugin for TaintToleration {
         &[Point::Filter, Point::Score]
     }
 
+    fn looks_at_node_only(&self) -> bool {
+        true
+    }
+
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
         match untolerated(node.taints(), pod, HARD) {
             None => Ok(()),

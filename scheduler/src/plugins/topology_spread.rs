@@ -464,7 +464,7 @@ mod tests {
             assert_eq!(plugin().pre_filter(&mut cycle, &pod, &context), Ok(PreFilter::AllNodes));
             let verdict = |name: &&str| match plugin().filter(&cycle, &pod, snapshot.get(name).unwrap(), &context) {
                 Ok(()) => "fits",
-                Err(rejection) if rejection.reasons == [NO_LABEL] => "no label",
+                Err(rejection) if rejection.reasons.as_slice() == [NO_LABEL] => "no label",
                 Err(_) => "too many",
             };
             assert_eq!(["a1", "a2", "b1", "c1", "none"].iter().map(verdict).collect::<Vec<_>>(), expected, "{more} {spec}");

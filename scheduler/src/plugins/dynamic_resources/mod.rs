@@ -8,13 +8,12 @@ mod binding;
 
 pub use binding::give_back;
 
-use crate::cycle::{Filters, FitError};
 use crate::devices::allocator::{Inventory, Trouble, allocate};
 use crate::devices::pools::selects;
 use crate::devices::selector::Programs;
 use crate::devices::{InUse, Pools};
 use crate::framework::{
-    Changed, ClusterEvent, Context, CycleState, Effect, Handle, Plugin, Point, PostFilter, PreFilter, Rejection, Verdict, scale,
+    Changed, ClusterEvent, Context, CycleState, Effect, Handle, Plugin, Point, PostFilter, PreFilter, Rejection, Unplaced, Verdict, scale,
 };
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
@@ -201,7 +200,8 @@ impl Plugin for DynamicResources {
         }
     }
 
-    fn post_filter(&self, _: &Filters<'_>, cycle: &CycleState, pod: &PodInfo, context: &Context<'_>, _: &FitError) -> PostFilter {
+    fn post_filter(&self, unplaced: &mut Unplaced<'_>) -> PostFilter {
+        let Unplaced { pod, context, cycle, .. } = unplaced;
         let Some(claims) = cycle.get::<Claims>() else { return PostFilter::Nothing("no new claims to deallocate".to_owned()) };
         // Devices that nobody but this pod has, on some nodes only: elsewhere there may be others, and room for the pod.
         let only_ours = |claim: &ResourceClaim| {

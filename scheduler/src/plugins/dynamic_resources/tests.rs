@@ -1,7 +1,9 @@
 //! What a pod with claims is told, and where it goes.
 
 use super::*;
+use crate::cycle::{Filters, FitError};
 use crate::fixtures::{Objects, node_info, pod};
+use crate::memory::Memory;
 use crate::snapshot::Snapshot;
 use serde_json::{Value, json};
 
@@ -66,7 +68,7 @@ fn what_a_pod_waits_for() {
         assert_eq!(told(&using(name)), Err(expected.to_owned()));
     }
     let waiting = pod("p", json!({"resourceClaims": [{"name": "c", "resourceClaimTemplateName": "t"}]}));
-    assert_eq!(plugin.pre_enqueue(&waiting).unwrap_err().reasons, ["pod \"ns/p\": ResourceClaim not created yet"]);
+    assert_eq!(plugin.pre_enqueue(&waiting).unwrap_err().reasons.as_slice(), ["pod \"ns/p\": ResourceClaim not created yet"]);
 }
 
 #[test]
@@ -95,10 +97,9 @@ fn a_pod_goes_where_its_devices_are() {
         let told =
             nodes.each_ref().map(|node| plugin.filter(&cycle, &pod, node, &context).err().map_or(String::new(), |r| r.reasons.join(", ")));
         assert_eq!(told, expected);
-        let filters = Filters::none();
-        let (PostFilter::Deallocate(_, text) | PostFilter::Nothing(text)) =
-            plugin.post_filter(&filters, &cycle, &pod, &context, &FitError::default())
-        else {
+        let (filters, error, memory) = (&Filters::none(), &FitError::default(), &mut Memory::default());
+        let mut unplaced = Unplaced { pod: &pod, context, filters, cycle: &cycle, error, offset: 0, memory };
+        let (PostFilter::Deallocate(_, text) | PostFilter::Nothing(text)) = plugin.post_filter(&mut unplaced) else {
             panic!("no room is made for claims")
         };
         assert_eq!(text, post);
