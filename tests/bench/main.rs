@@ -9,6 +9,7 @@ mod cluster;
 mod in_process;
 mod process;
 mod scale;
+mod workloads;
 
 use std::collections::HashMap;
 
@@ -22,7 +23,9 @@ fn main() {
                 drop(options.insert(key.to_owned(), value.clone()))
             }
             _ => {
-                eprintln!("usage: bench [--only api|in-process|cluster|scale] [--pods N] [--nodes N] [--server URL --token T [--pid P]]");
+                eprintln!(
+                    "usage: bench [--only api|in-process|cluster|scale|workloads] [--pods N] [--nodes N] [--server URL --token T [--pid P]]"
+                );
                 std::process::exit(2);
             }
         }
@@ -64,5 +67,8 @@ fn main() {
     }
     if wanted("scale") {
         scale::measure(pods, number("nodes"));
+    }
+    if wanted("workloads") {
+        workloads::measure();
     }
 }
