@@ -89,11 +89,17 @@ fn keep_node_ports(new: &mut ServiceSpec, old: &ServiceSpec) {
 
 /// Takes away what the old type had and the new one has not, where the client left it as it was.
 pub fn drop_what_the_type_has_not(new: &mut ServiceSpec, old: &ServiceSpec) {
-    if needs_cluster_ip(old) && !needs_cluster_ip(new) && new.cluster_ip == old.cluster_ip && new.cluster_ips == old.cluster_ips {
-        new.cluster_ip = None;
-        new.cluster_ips = None;
-        new.ip_families = None;
-        new.ip_family_policy = None;
+    if needs_cluster_ip(old) && !needs_cluster_ip(new) {
+        if new.cluster_ip == old.cluster_ip && new.cluster_ips == old.cluster_ips {
+            new.cluster_ip = None;
+            new.cluster_ips = None;
+        }
+        if new.ip_families == old.ip_families {
+            new.ip_families = None;
+        }
+        if new.ip_family_policy == old.ip_family_policy {
+            new.ip_family_policy = None;
+        }
     }
     let number = |p: &ServicePort| (p.protocol.clone(), p.port, p.node_port);
     if needs_node_port(old) && !needs_node_port(new) {
@@ -150,6 +156,7 @@ mod tests {
     #[test]
     fn what_the_new_type_has_not_goes() {
         let old = json!({"type": "NodePort", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "externalTrafficPolicy": "Cluster",
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
             "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}]});
         let mut plain = old.clone();
         plain["type"] = json!("ClusterIP");
@@ -158,6 +165,11 @@ mod tests {
         assert_eq!(got["externalTrafficPolicy"], Value::Null);
         let mut name = old.clone();
         name["type"] = json!("ExternalName");
-        assert_eq!(updated(old, name)["clusterIP"], Value::Null);
+        assert_eq!(updated(old.clone(), name.clone())["clusterIP"], Value::Null);
+        // Who says so itself keeps its families no more than who does not.
+        name["clusterIP"] = json!("");
+        name["clusterIPs"] = Value::Null;
+        let got = updated(old, name);
+        assert_eq!((&got["ipFamilies"], &got["ipFamilyPolicy"]), (&Value::Null, &Value::Null));
     }
 }
