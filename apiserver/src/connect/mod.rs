@@ -2,11 +2,12 @@
 //! (upstream: `pkg/registry/core/{pod,node,service}/{rest,strategy.go,storage}`, `kubelet/client`).
 //!
 //! Where a request goes is decided by pure functions over the pod, node and service; the bytes are then copied both ways without looking at them, WebSocket
-//! and SPDY upgrades included. Translating between protocols is left out: the kubelet understands what clients speak; only a log that is asked for by WebSocket
+//! and SPDY upgrades included; only links of proxied pages are changed (`page`). Translating between protocols is left out: the kubelet understands what clients speak; only a log that is asked for by WebSocket
 //! is put into messages here.
 
 mod location;
 mod options;
+mod page;
 mod proxy;
 pub mod transport;
 mod websocket;
@@ -17,9 +18,10 @@ use crate::objects::{Collection, Objects, decoded};
 use api::status::{Result, StatusError};
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::core::v1::Pod;
+use page::Place;
 use std::sync::Arc;
 use transport::Transport;
 
@@ -53,6 +55,13 @@ pub struct Target {
     pub path: String,
 }
 
+impl Target {
+    /// `host:port`, as a URL has it.
+    fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+}
+
 /// Passes requests on.
 pub struct Connections {
     objects: Arc<dyn Objects>,
@@ -69,20 +78,32 @@ impl Connections {
     pub async fn connect(&self, wanted: &Wanted<'_>, request: Request<Body>) -> Result<Response<Body>> {
         match wanted.subresource {
             "log" => self.log(wanted, request).await,
-            "proxy" if wanted.rest.is_empty() => Ok(slash_added(&request)),
-            "proxy" => {
-                let mut target = proxy::target(&*self.objects, wanted)?;
-                target.path = wanted.rest.to_owned();
-                if let Some(query) = request.uri().query() {
-                    target.path = format!("{}?{query}", target.path);
-                }
-                self.tls.forward(&target, request).await.map_err(|e| unreachable(&e))
-            }
+            "proxy" if wanted.rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) => Ok(slash_added(&request)),
+            "proxy" => self.proxy(wanted, request).await,
             _ => {
                 let target = self.stream(wanted)?;
                 self.tls.forward(&target, request).await.map_err(|e| StatusError::internal(format!("error dialing backend: {e}")))
             }
         }
+    }
+
+    async fn proxy(&self, wanted: &Wanted<'_>, mut request: Request<Body>) -> Result<Response<Body>> {
+        let mut target = proxy::target(&*self.objects, wanted)?;
+        let rest = if wanted.rest.is_empty() { "/" } else { wanted.rest };
+        target.path = with_query(rest.to_owned(), request.uri().query().unwrap_or_default());
+        let path = request.uri().path().to_owned();
+        let asked =
+            request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).or(request.uri().authority().map(|a| a.as_str()));
+        let place = Place {
+            prefix: path.strip_suffix(wanted.rest).unwrap_or(&path).to_owned(),
+            target: target.authority(),
+            asked: asked.unwrap_or_default().to_owned(),
+        };
+        if let Ok(path) = HeaderValue::from_str(&path) {
+            request.headers_mut().insert("x-forwarded-uri", path);
+        }
+        let answer = self.tls.forward(&target, request).await.map_err(|e| unreachable(&e))?;
+        Ok(place.answer(answer))
     }
 
     /// What a node's kubelet answers to a GET, up to `limit` bytes.

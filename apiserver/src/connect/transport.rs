@@ -159,12 +159,7 @@ impl KubeletTls {
     /// Passes the request on. If the answer is an upgrade, bytes are copied both ways until either side ends.
     pub async fn forward(&self, target: &Target, request: Request<Body>) -> Result<Response<Body>, DialError> {
         let stream = self.dial(target).await?;
-        let host = if target.host.contains(':') {
-            format!("[{}]:{}", target.host, target.port)
-        } else {
-            format!("{}:{}", target.host, target.port)
-        };
-        pass(stream, &host, &target.path, &[], request).await
+        pass(stream, &target.authority(), &target.path, &[], request).await
     }
 
     async fn dial(&self, target: &Target) -> Result<Box<dyn Stream>, DialError> {

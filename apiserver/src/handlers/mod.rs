@@ -170,7 +170,9 @@ impl Api {
         }
         if !info.subresource.is_empty() {
             let subresource = row.subresource(&info.subresource).ok_or_else(|| respond::generic(404))?;
-            if !subresource.verbs.iter().any(|v| fits(*v, call.request.method(), &info.verb)) {
+            // OPTIONS is no verb of ours, but what a proxy leads to may know it.
+            let options = info.subresource == "proxy" && call.request.method() == Method::OPTIONS;
+            if !options && !subresource.verbs.iter().any(|v| fits(*v, call.request.method(), &info.verb)) {
                 return Err(respond::generic(405));
             }
             return self.subresource(call, endpoint).await;
@@ -214,9 +216,7 @@ impl Api {
         let Call { request, info, query, .. } = call;
         let path = request.uri().path().to_owned();
         // What follows the subresource goes on as it was written, its escapes included.
-        let start = path.find(&format!("/{}/", info.resource)).unwrap_or(0);
-        let mark = format!("/{}", info.subresource);
-        let rest = path[start..].find(&mark).map_or("", |at| &path[start + at + mark.len()..]);
+        let rest = following(&path, info.path.trim_matches('/').split('/').count() - info.rest.len());
         let wanted = Wanted {
             plural: &info.resource,
             subresource: &info.subresource,
@@ -227,6 +227,12 @@ impl Api {
         };
         self.connections.connect(&wanted, request).await
     }
+}
+
+/// What of a path follows so many of its segments, with the slash between; empty if there is not even that.
+fn following(path: &str, segments: usize) -> &str {
+    let path = path.trim_start_matches('/');
+    path.match_indices('/').nth(segments.saturating_sub(1)).map_or("", |(at, _)| &path[at..])
 }
 
 /// Whether a subresource's verb covers the request. Streams are opened with GET or POST.
@@ -245,5 +251,21 @@ fn named_as_the_verb_needs(call: &Call, namespaced: bool) -> bool {
         "deletecollection" => !namespaced || !info.namespace.is_empty(),
         "get" | "update" | "patch" | "delete" => named,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::following;
+
+    #[test]
+    fn what_follows_a_subresource_is_found_whatever_things_are_called() {
+        for (path, rest) in [
+            ("/api/v1/namespaces/proxy/pods/proxy-x:80/proxy", ""),
+            ("/api/v1/namespaces/proxy/pods/proxy-x:80/proxy/", "/"),
+            ("/api/v1/namespaces/pods/pods/p/proxy/a%2Fb//proxy/c/", "/a%2Fb//proxy/c/"),
+        ] {
+            assert_eq!(following(path, 7), rest, "{path}");
+        }
     }
 }
