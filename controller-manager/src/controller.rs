@@ -48,6 +48,14 @@ pub struct Settings {
     pub finished_pods_kept: usize,
     /// When a node counts as failed, and how fast failed nodes are emptied (`--node-monitor-grace-period` and the like).
     pub node_health: crate::controllers::node_lifecycle::NodeHealth,
+    /// What bounds Endpoints and their slices (`--max-endpoints-per-slice` and the like).
+    pub endpoints: crate::endpoint_slices::Limits,
+    /// Provisioners are not told of claims (`--enable-dynamic-provisioning=false`).
+    pub provisions_nothing: bool,
+    /// A volume that a node has in use stays attached to it however long that lasts (`--disable-force-detach-on-timeout`).
+    pub detaches_only_what_is_free: bool,
+    /// How many keys controllers work on at a time, by their names, where that is not their own number (`--concurrent-*-syncs`).
+    pub workers: BTreeMap<&'static str, usize>,
 }
 
 /// The authority that signs certificates (`--cluster-signing-*`).
@@ -81,10 +89,10 @@ pub trait Controller: Send + Sync + 'static {
     }
 }
 
-/// Runs a controller until cancelled. The caches it uses have to be filled before.
-pub async fn run(name: &'static str, controller: Arc<dyn Controller>, keys: Keys, stop: CancellationToken) {
+/// Runs a controller until cancelled, with as many workers. The caches it uses have to be filled before.
+pub async fn run(name: &'static str, controller: Arc<dyn Controller>, workers: usize, keys: Keys, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
-    for _ in 0..controller.workers() {
+    for _ in 0..workers {
         let (controller, keys) = (controller.clone(), keys.clone());
         tasks.spawn(async move {
             while let Some(key) = keys.get().await {

@@ -14,11 +14,35 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The label that names a slice's service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The label that names a slice's controller.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+
+/// What bounds Endpoints and their slices, and how long changes of pods wait for others before they show there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Endpoints of a slice (`--max-endpoints-per-slice`).
+    pub per_slice: usize,
+    /// Addresses of a subset that are mirrored (`--mirroring-max-endpoints-per-subset`).
+    pub per_subset: usize,
+    /// The wait before Endpoints (`--endpoint-updates-batch-period`).
+    pub endpoints_wait: Duration,
+    /// The wait before EndpointSlices (`--endpointslice-updates-batch-period`).
+    pub slices_wait: Duration,
+    /// The wait before mirrored ones (`--mirroring-endpointslice-updates-batch-period`).
+    pub mirror_wait: Duration,
+}
+
+impl Default for Limits {
+    /// Upstream's.
+    fn default() -> Self {
+        let none = Duration::ZERO;
+        Self { per_slice: 100, per_subset: 1000, endpoints_wait: none, slices_wait: none, mirror_wait: none }
+    }
+}
 
 /// What all slices of one service and address type have in common.
 pub struct Template {

@@ -29,8 +29,8 @@ pub struct Options {
     pub controllers: Vec<String>,
     /// What some controllers need to know.
     pub settings: Settings,
-    /// Whether to wait until this replica is elected.
-    pub leader_elect: bool,
+    /// Who waits to be elected first, if there are several.
+    pub candidate: Option<Candidate>,
     /// Where to serve health and metrics, if anywhere.
     pub address: Option<SocketAddr>,
 }
@@ -100,7 +100,7 @@ impl Observable for Health {
 
 /// Runs until `stop` is cancelled, or fails when this replica is no longer the leader.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
-    let Options { client, accounts, controllers, settings, leader_elect, address } = options;
+    let Options { client, accounts, controllers, settings, candidate, address } = options;
     for name in controllers.iter().map(|name| name.trim_start_matches('-')) {
         anyhow::ensure!(name == "*" || canonical(name).is_some(), "\"{name}\" is not in the list of known controllers");
     }
@@ -114,13 +114,12 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         let bound = serving::serve(address, health.clone(), stop.clone()).await?;
         tracing::info!(address = %bound, "serving health and metrics");
     }
-    let leading = if leader_elect {
-        match election::lead(client.clone(), Candidate::new("kube-controller-manager")?, stop.clone()).await {
+    let leading = match candidate {
+        None => stop.child_token(),
+        Some(candidate) => match election::lead(client.clone(), candidate, stop.clone()).await {
             Some(leading) => leading,
             None => return Ok(()),
-        }
-    } else {
-        stop.child_token()
+        },
     };
 
     let settings = Arc::new(settings);
@@ -145,7 +144,8 @@ pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()
         for (name, controller, keys) in made {
             health.queues.lock().push((name, keys.clone()));
             controller.clone().watch(&keys);
-            running.spawn(controller::run(name, controller, keys, leading.clone()));
+            let workers = settings.workers.get(name).copied().unwrap_or_else(|| controller.workers());
+            running.spawn(controller::run(name, controller, workers, keys, leading.clone()));
         }
         while let Some(ended) = running.join_next().await {
             ended?;

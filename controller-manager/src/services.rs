@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The label of everything that belongs to a headless service.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -122,8 +123,8 @@ fn endpoint_facts(pod: &Pod) -> impl PartialEq + '_ {
     )
 }
 
-/// Puts the services of every pod that changes in a way that shows in endpoints into the queue.
-pub fn watch_pods(pods: &Cache<Pod>, services: &Arc<Cache<Service>>, keys: &Keys) {
+/// Puts the services of every pod that changes in a way that shows in endpoints into the queue, where they wait for others' changes.
+pub fn watch_pods(pods: &Cache<Pod>, services: &Arc<Cache<Service>>, keys: &Keys, wait: Duration) {
     let (services, keys) = (services.clone(), keys.clone());
     pods.subscribe(move |change| {
         if let Change::Updated { old, new } = change
@@ -136,7 +137,7 @@ pub fn watch_pods(pods: &Cache<Pod>, services: &Arc<Cache<Service>>, keys: &Keys
             let Some(selector) = selector(&service) else { continue };
             let before = change.old().is_some_and(|old| selector.matches(old.metadata.labels.as_ref()));
             if before || selector.matches(now.metadata.labels.as_ref()) {
-                keys.add(ObjectKey::of(service.as_ref()));
+                keys.add_after(ObjectKey::of(service.as_ref()), wait);
             }
         }
     });

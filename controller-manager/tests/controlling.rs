@@ -49,7 +49,7 @@ impl Cluster {
             accounts: None,
             controllers: vec!["*".to_owned()],
             settings: Settings { root_ca: Some("PEM".to_owned()), ..Settings::default() },
-            leader_elect: false,
+            candidate: None,
             address: None,
         };
         let controllers = tokio::spawn(controller_manager::run(options, stop.clone()));

@@ -149,7 +149,7 @@ impl Builder {
                 accounts: None,
                 controllers: self.controllers,
                 settings,
-                leader_elect: false,
+                candidate: None,
                 address: None,
             };
             tokio::spawn(report("controller-manager", controller_manager::run(options, stop.clone())));

@@ -23,8 +23,6 @@ use std::time::Duration;
 
 /// As what it labels its slices.
 pub const NAME: &str = "endpointslice-controller.k8s.io";
-/// `--max-endpoints-per-slice`.
-const CAPACITY: usize = 100;
 
 /// Keys are services.
 pub struct EndpointSliceController {
@@ -51,6 +49,8 @@ struct State<'a> {
     shares: Option<&'a Shares>,
     /// Whether its hints have followed them so far.
     was_by_share: bool,
+    /// How many endpoints a slice holds.
+    capacity: usize,
 }
 
 /// What has to be done for one service.
@@ -103,8 +103,9 @@ impl EndpointSliceController {
         let pods = services::pods_of(&service, &selector, &self.pods);
         let shares = topology_hints::is_asked_for(&service).then(|| topology_hints::shares(&self.nodes.list())).flatten();
         let was_by_share = self.by_share.lock().remove(key);
+        let capacity = self.context.settings.endpoints.per_slice;
         let Plan { mut changes, lost, by_share, events } =
-            plan(&State { service: &service, pods: &pods, slices: &slices, zone: &zone, shares: shares.as_ref(), was_by_share });
+            plan(&State { service: &service, pods: &pods, slices: &slices, zone: &zone, shares: shares.as_ref(), was_by_share, capacity });
         if by_share {
             self.by_share.lock().insert(key.clone());
         }
@@ -158,7 +159,7 @@ fn plan(state: &State) -> Plan {
         let told = by_shares(state, &present, endpoints);
         by_share |= told.as_ref().is_some_and(Result::is_ok);
         events.extend(told.and_then(|told| tell(state, address_type, told)));
-        let packed = template(state.service, address_type).pack(groups, &present);
+        let packed = template(state.service, address_type, state.capacity).pack(groups, &present);
         changes.create.extend(packed.create);
         changes.update.extend(packed.update);
         changes.delete.extend(packed.delete);
@@ -189,7 +190,7 @@ fn tell(state: &State, address_type: &str, outcome: Result<(), String>) -> Optio
     }
 }
 
-fn template(service: &Service, address_type: &'static str) -> Template {
+fn template(service: &Service, address_type: &'static str, capacity: usize) -> Template {
     let key = ObjectKey::of(service);
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(services::HEADLESS);
@@ -198,7 +199,7 @@ fn template(service: &Service, address_type: &'static str) -> Template {
     }
     labels.insert(SERVICE_NAME.to_owned(), key.name.clone());
     labels.insert(MANAGED_BY.to_owned(), NAME.to_owned());
-    Template { service: key, labels, annotations: BTreeMap::new(), owner: controller_reference(service), address_type, capacity: CAPACITY }
+    Template { service: key, labels, annotations: BTreeMap::new(), owner: controller_reference(service), address_type, capacity }
 }
 
 fn ports(pod: &Pod, service: &Service) -> Vec<EndpointPort> {
@@ -256,7 +257,7 @@ fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<En
 impl Controller for EndpointSliceController {
     fn watch(self: Arc<Self>, keys: &Keys) {
         watch_all(&self.services, keys);
-        services::watch_pods(&self.pods, &self.services, keys);
+        services::watch_pods(&self.pods, &self.services, keys, self.context.settings.endpoints.slices_wait);
         let (queue, services) = (keys.clone(), Arc::downgrade(&self.services));
         self.nodes.subscribe(move |change| {
             let unchanged = change.old().is_some_and(|old| topology_hints::part(old) == topology_hints::part(change.object()));
@@ -312,7 +313,8 @@ mod tests {
 
     fn planned(service: &Service, pods: &[Arc<Pod>]) -> (Changes, Vec<String>) {
         let zone = |node: &str| (node == "n").then(|| Some("z".to_owned()));
-        let Plan { changes, lost, .. } = plan(&State { service, pods, slices: &[], zone: &zone, shares: None, was_by_share: false });
+        let Plan { changes, lost, .. } =
+            plan(&State { service, pods, slices: &[], zone: &zone, shares: None, was_by_share: false, capacity: 100 });
         (changes, lost)
     }
 
@@ -394,7 +396,8 @@ mod tests {
         let mut auto = service(spec);
         auto.metadata.annotations = Some([("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned())].into());
         let zone = |_: &str| Some(Some("z".to_owned()));
-        let state = State { service: &auto, pods: &pods, slices: &[], zone: &zone, shares: Some(&shares), was_by_share: false };
+        let state =
+            State { service: &auto, pods: &pods, slices: &[], zone: &zone, shares: Some(&shares), was_by_share: false, capacity: 100 };
         let told = |plan: &Plan| match &plan.events[..] {
             [Op::Event { message, .. }] => message.clone(),
             other => format!("{} events", other.len()),

@@ -23,8 +23,6 @@ const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations of the Endpoints that say nothing about the slices.
 const OWN_ANNOTATIONS: [&str; 2] = [TRIGGER_TIME, "kubectl.kubernetes.io/last-applied-configuration"];
-/// `--mirroring-max-endpoints-per-subset`.
-const CAPACITY: usize = 1000;
 
 /// Keys are Endpoints, and the services of the same name.
 pub struct MirroringController {
@@ -52,7 +50,7 @@ impl MirroringController {
         let has_none_of_its_own = |service: &Arc<Service>| service.spec.as_ref().is_none_or(|spec| spec.selector.is_none());
         let mirrored = self.services.get(key).filter(has_none_of_its_own).and_then(|_| self.endpoints.get(key));
         let (changes, events) = match mirrored.filter(|endpoints| is_mirrored(endpoints)) {
-            Some(endpoints) => plan(&endpoints, &slices),
+            Some(endpoints) => plan(&endpoints, &slices, self.context.settings.endpoints.per_subset),
             None => (Changes { delete: slices, ..Changes::default() }, Vec::new()),
         };
         self.context.executor.apply(events).await?;
@@ -67,15 +65,15 @@ fn is_mirrored(endpoints: &Endpoints) -> bool {
 }
 
 /// What has to be written, and what to tell of what is not mirrored.
-fn plan(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>]) -> (Changes, Vec<Op>) {
+fn plan(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>], capacity: usize) -> (Changes, Vec<Op>) {
     let (mut skipped, mut invalid) = (0, 0);
     let mut by_type: BTreeMap<&'static str, BTreeMap<String, Group>> = BTreeMap::new();
     for subset in endpoints.subsets.iter().flatten() {
         let ports = ports(subset);
         let lists = [(&subset.addresses, true), (&subset.not_ready_addresses, false)];
         let addresses = lists.into_iter().flat_map(|(list, ready)| list.iter().flatten().map(move |address| (address, ready)));
-        skipped += addresses.clone().count().saturating_sub(CAPACITY);
-        for (address, ready) in addresses.take(CAPACITY) {
+        skipped += addresses.clone().count().saturating_sub(capacity);
+        for (address, ready) in addresses.take(capacity) {
             let Ok(ip) = address.ip.parse::<IpAddr>() else {
                 invalid += 1;
                 continue;
@@ -92,7 +90,7 @@ fn plan(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>]) -> (Changes, Vec<O
         match by_type.remove(address_type) {
             None => changes.delete.extend(present),
             Some(groups) => {
-                let packed = template(endpoints, address_type).pack(groups, &present);
+                let packed = template(endpoints, address_type, capacity).pack(groups, &present);
                 changes.create.extend(packed.create);
                 changes.update.extend(packed.update);
                 changes.delete.extend(packed.delete);
@@ -106,21 +104,21 @@ fn plan(endpoints: &Endpoints, slices: &[Arc<EndpointSlice>]) -> (Changes, Vec<O
     }
     if skipped > 0 {
         let message = format!(
-            "A max of {CAPACITY} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
+            "A max of {capacity} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses were skipped"
         );
         events.push(Op::warning(endpoints, "TooManyAddressesToMirror", message));
     }
     (changes, events)
 }
 
-fn template(endpoints: &Endpoints, address_type: &'static str) -> Template {
+fn template(endpoints: &Endpoints, address_type: &'static str, capacity: usize) -> Template {
     let key = ObjectKey::of(endpoints);
     let mut labels = endpoints.metadata.labels.clone().unwrap_or_default();
     labels.insert(SERVICE_NAME.to_owned(), key.name.clone());
     labels.insert(MANAGED_BY.to_owned(), NAME.to_owned());
     let mut annotations = endpoints.metadata.annotations.clone().unwrap_or_default();
     annotations.retain(|name, _| !OWN_ANNOTATIONS.contains(&name.as_str()));
-    Template { service: key, labels, annotations, owner: controller_reference(endpoints), address_type, capacity: CAPACITY }
+    Template { service: key, labels, annotations, owner: controller_reference(endpoints), address_type, capacity }
 }
 
 fn ports(subset: &EndpointSubset) -> Vec<EndpointPort> {
@@ -184,7 +182,7 @@ mod tests {
                 "notReadyAddresses": [{"ip": "10.0.0.2", "hostname": "h"}],
                 "ports": [{"port": 80}]}]}))
         .unwrap();
-        let (changes, events) = plan(&endpoints, &[]);
+        let (changes, events) = plan(&endpoints, &[], 1000);
         assert_eq!(events, []);
         let shown: Vec<_> = changes
             .create
@@ -204,7 +202,7 @@ mod tests {
         let emptied = Endpoints { subsets: None, ..endpoints };
         let mut present = changes.create;
         present[0].metadata.name = Some("x".to_owned());
-        assert_eq!(plan(&emptied, &[Arc::new(present.swap_remove(0))]).0.delete.len(), 1);
+        assert_eq!(plan(&emptied, &[Arc::new(present.swap_remove(0))], 1000).0.delete.len(), 1);
     }
 
     #[test]
@@ -213,7 +211,7 @@ mod tests {
             (0..1002).map(|i| json!({"ip": if i == 0 { "none".to_owned() } else { format!("10.0.{}.{}", i / 256, i % 256) }})).collect();
         let subsets = json!([{"addresses": addresses[..1001], "notReadyAddresses": addresses[1001..]}]);
         let endpoints = serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "s"}, "subsets": subsets})).unwrap();
-        let (changes, events) = plan(&endpoints, &[]);
+        let (changes, events) = plan(&endpoints, &[], 1000);
         assert_eq!(changes.create[0].endpoints.as_ref().map(Vec::len), Some(999));
         let told: Vec<_> = events
             .iter()

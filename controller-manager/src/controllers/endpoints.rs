@@ -188,7 +188,7 @@ fn plan(service: &Service, pods: &[Arc<Pod>], present: Option<&Endpoints>, since
 impl Controller for EndpointsController {
     fn watch(self: Arc<Self>, keys: &Keys) {
         watch_all(&self.services, keys);
-        services::watch_pods(&self.pods, &self.services, keys);
+        services::watch_pods(&self.pods, &self.services, keys, self.context.settings.endpoints.endpoints_wait);
         // Those that were left behind while nobody looked.
         for left in self.endpoints.list() {
             if left.metadata.annotations.as_ref().is_none_or(|annotations| !annotations.contains_key(LEADER)) {

@@ -74,7 +74,8 @@ impl Process {
         for (name, controller) in controllers {
             let keys = Keys::default();
             controller.clone().watch(&keys);
-            tasks.spawn(controller::run(name, controller, keys, CancellationToken::new()));
+            let workers = controller.workers();
+            tasks.spawn(controller::run(name, controller, workers, keys, CancellationToken::new()));
         }
         Self { _tasks: tasks }
     }

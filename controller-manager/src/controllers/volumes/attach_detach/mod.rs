@@ -139,6 +139,7 @@ impl AttachDetach {
             leaving: &before.leaving,
             told: &before.told,
             now: self.context.clock.now(),
+            patient: self.context.settings.detaches_only_what_is_free,
         });
         if !made.leaving.is_empty() || !made.told.is_empty() {
             self.memory.lock().insert(name.to_owned(), Memory { leaving: made.leaving, told: made.told });

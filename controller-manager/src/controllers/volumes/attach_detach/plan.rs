@@ -81,6 +81,8 @@ pub struct World<'a> {
     pub told: &'a BTreeSet<String>,
     /// The time.
     pub now: Timestamp,
+    /// What is in use stays, however long the node has not been heard.
+    pub patient: bool,
 }
 
 /// What to do.
@@ -142,9 +144,9 @@ pub fn plan(world: &World<'_>) -> Plan {
         let since = world.leaving.get(volume).copied().unwrap_or(world.now);
         plan.leaving.insert(volume.clone(), since);
         let left = MAX_WAIT - world.now.duration_since(since);
-        let keeps = world
-            .node
-            .is_some_and(|node| in_use(volume) && !nodes::is_out_of_service(node) && (nodes::is_ready(node) || left.is_positive()));
+        let keeps = world.node.is_some_and(|node| {
+            in_use(volume) && !nodes::is_out_of_service(node) && (world.patient || nodes::is_ready(node) || left.is_positive())
+        });
         if !keeps {
             detached.push(Op::send(Request::delete::<VolumeAttachment>(&ObjectKey::of(*attachment), &DeleteOptions::default())));
             continue;
@@ -306,7 +308,7 @@ mod tests {
     ) -> Plan {
         let now = Timestamp::from_second(1000).expect("a time");
         let leaving = BTreeMap::from([(volume(), now - SignedDuration::from_secs(since))]);
-        plan(&World { name: "n", node, wanted, attachments, leaving: &leaving, told: &BTreeSet::new(), now })
+        plan(&World { name: "n", node, wanted, attachments, leaving: &leaving, told: &BTreeSet::new(), now, patient: false })
     }
 
     #[test]
@@ -326,7 +328,16 @@ mod tests {
         let told = made(Some(&fresh), &wanted(), &failed, 0);
         assert_eq!(steps(&told), ["FailedAttachVolume: AttachVolume.Attach failed for volume \"pv\" : no such disk"]);
         let (now, none) = (Timestamp::UNIX_EPOCH, BTreeMap::new());
-        let world = World { name: "n", node: Some(&fresh), wanted: &wanted(), attachments: &failed, leaving: &none, told: &told.told, now };
+        let world = World {
+            name: "n",
+            node: Some(&fresh),
+            wanted: &wanted(),
+            attachments: &failed,
+            leaving: &none,
+            told: &told.told,
+            now,
+            patient: false,
+        };
         assert!(steps(&plan(&world)).is_empty());
     }
 
@@ -345,6 +356,26 @@ mod tests {
             }
             let told = made(Some(&node(false, true, true, None)), &wanted, &[], 0);
             assert_eq!(steps(&told), [format!("FailedAttachVolume: Multi-Attach error for volume \"pv\" {want}")]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_forced_from_a_node_where_patience_is_asked_for() {
+        let (node, attachments, now) = (node(true, true, false, None), attachment(json!({"attached": true})), Timestamp::UNIX_EPOCH);
+        let leaving = BTreeMap::from([(volume(), now - SignedDuration::from_hours(1))]);
+        let (wanted, told) = (BTreeMap::new(), BTreeSet::new());
+        for (patient, goes) in [(false, true), (true, false)] {
+            let world = World {
+                name: "n",
+                node: Some(&node),
+                wanted: &wanted,
+                attachments: &attachments,
+                leaving: &leaving,
+                told: &told,
+                now,
+                patient,
+            };
+            assert_eq!(steps(&plan(&world)).iter().any(|step| step.starts_with("DELETE")), goes, "{patient}");
         }
     }
 

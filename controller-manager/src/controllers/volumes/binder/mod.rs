@@ -149,7 +149,8 @@ impl Binder {
             .filter_map(|pod| pod.metadata.name.clone())
             .collect();
         let volumes = self.volumes.list();
-        Some((for_claim(&claim, &World { volumes: &volumes, class: class.as_deref(), waiting_pods: &waiting }), None))
+        let provisions = !self.context.settings.provisions_nothing;
+        Some((for_claim(&claim, &World { volumes: &volumes, class: class.as_deref(), waiting_pods: &waiting, provisions }), None))
     }
 
     async fn plan_for_volume(&self, key: &ObjectKey) -> anyhow::Result<Option<(Plan, Option<ObjectKey>)>> {

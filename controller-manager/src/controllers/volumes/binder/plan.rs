@@ -31,6 +31,8 @@ pub struct World<'a> {
     pub class: Option<&'a StorageClass>,
     /// The names of the pods that use the claim and have no node yet.
     pub waiting_pods: &'a [String],
+    /// Provisioners are told of claims that are theirs.
+    pub provisions: bool,
 }
 
 /// What to do about a claim.
@@ -72,6 +74,7 @@ fn unbound(claim: &PersistentVolumeClaim, world: &World<'_>) -> Plan {
             let message = "no persistent volumes available for this claim and no storage class is set";
             pending(claim, Some(Op::normal(claim, "FailedBinding", message)))
         }
+        _ if !world.provisions => pending(claim, None),
         class => to_provision(claim, class, world.class),
     }
 }

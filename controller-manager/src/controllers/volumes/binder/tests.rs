@@ -44,7 +44,7 @@ fn event(events: &[Op]) -> Option<(&'static str, String)> {
 fn of_claim(claim: &PersistentVolumeClaim, volumes: Vec<PersistentVolume>, class: Option<&StorageClass>, pods: &[&str]) -> super::Plan {
     let volumes: Vec<_> = volumes.into_iter().map(Arc::new).collect();
     let waiting_pods: Vec<String> = pods.iter().map(|pod| (*pod).to_owned()).collect();
-    for_claim(claim, &World { volumes: &volumes, class, waiting_pods: &waiting_pods })
+    for_claim(claim, &World { volumes: &volumes, class, waiting_pods: &waiting_pods, provisions: true })
 }
 
 #[test]
@@ -109,6 +109,13 @@ fn claims_that_have_to_wait_are_told_why() {
         let provisioner = super::annotation(&told, super::PROVISIONER);
         assert_eq!(provisioner, (reason == "ExternalProvisioning").then_some("example.com/p"));
     }
+}
+
+#[test]
+fn no_provisioner_is_told_if_none_is_to_be() {
+    let now = class("example.com/p", "Immediate");
+    let plan = for_claim(&claim(json!({})), &World { volumes: &[], class: Some(&now), waiting_pods: &[], provisions: false });
+    assert!(plan.events.is_empty() && plan.claim.is_none_or(|told| super::annotation(&told, super::PROVISIONER).is_none()));
 }
 
 #[test]

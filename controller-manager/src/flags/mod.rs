@@ -1,5 +1,8 @@
-//! The command line: upstream's names. Those that would only tune what upstream's implementation does are taken and do nothing, so that a command line written for
-//! upstream's controller-manager starts this one.
+//! The command line: upstream's names. A command line written for upstream's controller-manager starts this one; [`unused`] lists what changes nothing here.
+
+pub mod election;
+pub mod unused;
+pub mod workers;
 
 use crate::controllers::certificates::request;
 use crate::controllers::horizontal_pod_autoscaler::{Startup, Tuning};
@@ -7,12 +10,16 @@ use crate::controllers::node_ipam::Networks;
 use crate::controllers::node_lifecycle::NodeHealth;
 use crate::controllers::node_lifecycle::zones::Rates;
 use crate::controllers::service_lb::Pool;
+use crate::endpoint_slices::Limits;
 use clap::Parser;
+use election::Election;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use unused::Unused;
+use workers::Workers;
 
 /// Makes what is asked for come true.
 #[derive(Parser)]
@@ -24,9 +31,39 @@ pub struct Flags {
     /// Controllers to run: `*` for all that are on by default, `NAME` for one, `-NAME` for not that one.
     #[arg(long, value_delimiter = ',', default_value = "*", allow_hyphen_values = true)]
     pub controllers: Vec<String>,
-    /// Wait for a Lease before controlling, so that several replicas can run.
+    /// How one of several replicas is chosen.
+    #[command(flatten)]
+    pub election: Election,
+    /// How many objects the controllers work on at a time.
+    #[command(flatten)]
+    pub workers: Workers,
+    /// Delete what belongs to objects that are gone.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub leader_elect: bool,
+    pub enable_garbage_collector: bool,
+    /// Have volumes made for claims of classes that have a provisioner.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub enable_dynamic_provisioning: bool,
+    /// Never take a volume away from a node that says that it has it in use, however long it has not been heard.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub disable_force_detach_on_timeout: bool,
+    /// How many endpoints an EndpointSlice has at most.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_endpoints_per_slice: u16,
+    /// How many addresses of one subset of Endpoints are mirrored to EndpointSlices.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub mirroring_max_endpoints_per_subset: u16,
+    /// How long changes of pods wait for others before they show in Endpoints.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub endpoint_updates_batch_period: Duration,
+    /// The same for EndpointSlices.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub endpointslice_updates_batch_period: Duration,
+    /// The same for Endpoints that are mirrored.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub mirroring_endpointslice_updates_batch_period: Duration,
+    /// Features to switch on or off, as NAME=true. None of this version's has anything to do with controllers that there are: only its form is checked.
+    #[arg(long, value_delimiter = ',')]
+    pub feature_gates: Vec<String>,
     /// Let every controller act as a service account of its own, whose rights are those that it needs. Unlike upstream's, on by default: the roles
     /// that every cluster starts with give the controller-manager's own user hardly any.
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", action = clap::ArgAction::Set)]
@@ -142,6 +179,9 @@ pub struct Flags {
     /// How much to log: 0 is normal, 4 is for debugging.
     #[arg(short, long, default_value_t = 0)]
     pub v: u8,
+    /// Flags that do nothing here.
+    #[command(flatten)]
+    pub unused: Unused,
 }
 
 /// `8760h`, `1h30m`.
@@ -154,6 +194,23 @@ fn duration(text: &str) -> anyhow::Result<Duration> {
 }
 
 impl Flags {
+    /// Which controllers to run.
+    pub fn controllers(&self) -> Vec<String> {
+        let off = (!self.enable_garbage_collector).then(|| "-garbage-collector-controller".to_owned());
+        off.into_iter().chain(self.controllers.iter().cloned()).collect()
+    }
+
+    /// What bounds Endpoints and their slices.
+    pub fn endpoints(&self) -> Limits {
+        Limits {
+            per_slice: self.max_endpoints_per_slice.into(),
+            per_subset: self.mirroring_max_endpoints_per_subset.into(),
+            endpoints_wait: self.endpoint_updates_batch_period,
+            slices_wait: self.endpointslice_updates_batch_period,
+            mirror_wait: self.mirroring_endpointslice_updates_batch_period,
+        }
+    }
+
     /// Where load balancers' addresses come from; nowhere when no flag says so.
     pub fn load_balancers(&self) -> Option<Pool> {
         self.load_balancer_cidr.map(Pool::Network).or(self.load_balancer_on_nodes.then_some(Pool::Nodes))
@@ -217,55 +274,6 @@ impl Flags {
     }
 }
 
-/// Flags of upstream's with a value that change nothing here.
-const TUNING: &str = "allow-metric-labels allow-metric-labels-manifest attach-detach-reconcile-sync-period authentication-kubeconfig \
-    authentication-token-webhook-cache-ttl authorization-always-allow-paths authorization-kubeconfig authorization-webhook-cache-authorized-ttl \
-    authorization-webhook-cache-unauthorized-ttl cert-dir cidr-allocator-type client-ca-file cloud-config cloud-provider cluster-name \
-    concurrent-cron-job-syncs concurrent-daemonset-syncs concurrent-deployment-syncs concurrent-device-taint-eviction-syncs concurrent-endpoint-syncs concurrent-ephemeralvolume-syncs \
-    concurrent-gc-syncs concurrent-horizontal-pod-autoscaler-syncs concurrent-job-syncs concurrent-namespace-syncs concurrent-rc-syncs \
-    concurrent-replicaset-syncs concurrent-resource-claim-syncs concurrent-resource-quota-syncs concurrent-service-endpoint-syncs \
-    concurrent-service-syncs concurrent-serviceaccount-token-syncs concurrent-statefulset-syncs concurrent-ttl-after-finished-syncs \
-    concurrent-validating-admission-policy-status-syncs controller-start-interval disabled-metrics endpoint-updates-batch-period \
-    endpointslice-updates-batch-period external-cloud-volume-plugin feature-gates flex-volume-plugin-dir http2-max-streams-per-connection kube-api-burst \
-    kube-api-content-type kube-api-qps leader-elect-lease-duration leader-elect-renew-deadline leader-elect-resource-lock \
-    leader-elect-resource-name leader-elect-resource-namespace leader-elect-retry-period log-flush-frequency log-json-info-buffer-size \
-    log-text-info-buffer-size logging-format max-endpoints-per-slice min-resync-period mirroring-concurrent-service-endpoint-syncs \
-    mirroring-endpointslice-updates-batch-period mirroring-max-endpoints-per-subset namespace-sync-period node-monitor-period \
-    pv-recycler-increment-timeout-nfs pv-recycler-minimum-timeout-hostpath pv-recycler-minimum-timeout-nfs pv-recycler-pod-template-filepath-hostpath \
-    pv-recycler-pod-template-filepath-nfs pv-recycler-timeout-increment-hostpath pvclaimbinder-sync-period requestheader-allowed-names \
-    requestheader-client-ca-file requestheader-extra-headers-prefix requestheader-group-headers requestheader-uid-headers \
-    requestheader-username-headers resource-quota-sync-period route-reconciliation-period show-hidden-metrics-for-version tls-cert-file \
-    tls-cipher-suites tls-min-version tls-private-key-file tls-sni-cert-key vmodule";
-
-/// Switches of upstream's that change nothing here.
-const SWITCHES: &str = "authentication-skip-lookup authentication-tolerate-lookup-failure configure-cloud-routes contention-profiling \
-    disable-attach-detach-reconcile-sync disable-force-detach-on-timeout disable-http2-serving enable-dynamic-provisioning enable-garbage-collector \
-    enable-hostpath-provisioner log-json-split-stream log-text-split-stream permit-address-sharing permit-port-sharing profiling";
-
-/// The words of a command line without those that change nothing, and the names of these.
-pub fn without_tuning(words: impl IntoIterator<Item = String>) -> (Vec<String>, Vec<String>) {
-    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
-    let mut words = words.into_iter();
-    while let Some(word) = words.next() {
-        let Some(flag) = word.strip_prefix("--") else {
-            kept.push(word);
-            continue;
-        };
-        let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
-        if TUNING.split(' ').any(|known| known == name) {
-            left_out.push(name.to_owned());
-            if value.is_none() {
-                words.next();
-            }
-        } else if SWITCHES.split(' ').any(|known| known == name) {
-            left_out.push(name.to_owned());
-        } else {
-            kept.push(word);
-        }
-    }
-    (kept, left_out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,13 +288,13 @@ mod tests {
             --kubeconfig=/etc/kubernetes/controller-manager.conf --leader-elect=true --requestheader-client-ca-file=/etc/kubernetes/pki/front-proxy-ca.crt \
             --root-ca-file=/etc/kubernetes/pki/ca.crt --service-account-private-key-file=/etc/kubernetes/pki/sa.key \
             --service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112 --use-service-account-credentials=true --concurrent-gc-syncs 20 --profiling";
-        let (kept, left_out) = without_tuning(line.split_whitespace().map(str::to_owned));
-        let flags = Flags::try_parse_from(&kept).unwrap_or_else(|error| panic!("{error}"));
+        let flags = Flags::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(flags.controllers, ["*", "bootstrapsigner", "tokencleaner"]);
         assert_eq!((flags.autoscaling(), flags.terminated_pod_gc_threshold), (Tuning::default(), 12_500));
         let networks = flags.node_networks().unwrap().unwrap();
         assert_eq!((networks.cluster.len(), networks.services.len()), (2, 2));
-        assert!(left_out.contains(&"concurrent-gc-syncs".to_owned()) && left_out.contains(&"profiling".to_owned()), "{left_out:?}");
+        assert_eq!(flags.workers.0, std::collections::BTreeMap::from([("garbage-collector-controller", 20)]));
+        assert!(flags.unused.0.contains(&"profiling") && flags.unused.0.contains(&"client-ca-file"), "{:?}", flags.unused);
         let all = Path::new("/etc/kubernetes/pki/ca.crt");
         assert_eq!(flags.signing_files().iter().filter(|(_, certificate, _)| *certificate == all).count(), 4);
         let line =
@@ -295,7 +303,26 @@ mod tests {
         assert_eq!(flags.signing_files(), [(request::KUBELET_SERVING, Path::new("c"), Path::new("k"))]);
         let both = format!("{line} --cluster-signing-cert-file=c --cluster-signing-key-file=k");
         assert!(Flags::try_parse_from(both.split(' ')).is_err(), "one for all and one for some");
-        let unknown = ["controller-manager", "--kubeconfig=x", "--no-such-flag=1"].map(str::to_owned);
-        assert!(Flags::try_parse_from(without_tuning(unknown).0).is_err());
+    }
+
+    #[test]
+    fn flags_do_what_they_say_or_are_refused() {
+        let read = |line: &str| Flags::try_parse_from(["controller-manager", "--kubeconfig=x"].into_iter().chain(line.split_whitespace()));
+        let plain = read("").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((plain.endpoints(), plain.controllers()), (Limits::default(), vec!["*".to_owned()]));
+        let candidate = plain.election.candidate().unwrap().unwrap();
+        assert_eq!((candidate.name.as_str(), candidate.times.lease), ("kube-controller-manager", Duration::from_secs(15)));
+        let changed = read(
+            "--max-endpoints-per-slice=10 --endpointslice-updates-batch-period=1s --enable-garbage-collector=false --leader-elect=false",
+        )
+        .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((changed.endpoints().per_slice, changed.endpoints().slices_wait), (10, Duration::from_secs(1)));
+        assert!(!crate::controllers::is_wanted("garbage-collector-controller", &changed.controllers()));
+        assert!(changed.election.candidate().unwrap().is_none());
+        let times = read("--leader-elect-lease-duration=10s").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(times.election.candidate().unwrap_err().to_string(), "LeaseDuration must be greater than RenewDeadline");
+        for refused in ["--no-such-flag=1", "--max-endpoints-per-slice=1001", "--leader-elect-resource-lock=endpoints"] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
     }
 }
