@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::json;
@@ -106,5 +107,28 @@ async fn a_namespace_that_is_being_deleted_is_not_filled_again() -> Result<()> {
     until("the namespace gone", async || Ok(namespaces.get_opt("going").await?), Option::is_none).await?;
     let more = refused().await? - before;
     assert!(more <= 1.0, "{more} pods were asked for in vain");
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_that_cannot_be_worked_out_says_why_and_allows_nothing() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let (budgets, pods) = (cluster.api::<PodDisruptionBudget>("default"), cluster.api::<Pod>("default"));
+    until("the account that pods need", async || Ok(cluster.api::<ServiceAccount>("default").get_opt("default").await?), Option::is_some)
+        .await?;
+    let owner = json!({"apiVersion": "example.com/v1", "kind": "Thing", "name": "t", "uid": "t", "controller": true});
+    let metadata = json!({"name": "p", "labels": {"app": "web"}, "ownerReferences": [owner]});
+    let pod = json!({"metadata": metadata, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    pods.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
+    let spec = json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}});
+    let budget = json!({"metadata": {"name": "b"}, "spec": spec});
+    budgets.create(&PostParams::default(), &serde_json::from_value(budget)?).await?;
+    let told = async || {
+        let conditions = budgets.get("b").await?.status.and_then(|status| status.conditions).unwrap_or_default();
+        Ok(conditions.into_iter().next().map(|condition| (condition.status, condition.reason, condition.message)))
+    };
+    let why = "no matches for kind \"Thing\" in version \"example.com/v1\"";
+    let expected = ("False".to_owned(), "SyncFailed".to_owned(), why.to_owned());
+    until("why", told, |told| told.as_ref() == Some(&expected)).await?;
     cluster.stop().await
 }

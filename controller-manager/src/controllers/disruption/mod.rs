@@ -5,9 +5,10 @@
 
 mod plan;
 
+use crate::children;
 use crate::controller::{Context, Controller, Keys, controller_of, watch_all};
 use crate::discovery;
-use crate::ops::{Op, PatchKind, Request};
+use crate::ops::{Op, PatchKind, Request, is_conflict};
 use client::cache::Cacheable;
 use client::{Cache, Change, ObjectKey, WorkQueue};
 use futures::future::BoxFuture;
@@ -84,8 +85,8 @@ impl DisruptionController {
         if known.contains(&(reference.kind.as_str(), reference.api_version.as_str())) { Ok(None) } else { Err(()) }
     }
 
-    /// The scales of owners of other kinds, which the apiserver is asked for.
-    async fn other_scales(&self, namespace: &str, pods: &[Arc<Pod>]) -> anyhow::Result<HashMap<String, Result<Scale, String>>> {
+    /// The scales of owners of other kinds, which the apiserver is asked for; or why it could not be asked.
+    async fn other_scales(&self, namespace: &str, pods: &[Arc<Pod>]) -> Result<HashMap<String, Result<Scale, String>>, String> {
         let mut scales = HashMap::new();
         let mut kinds = None;
         for reference in pods.iter().filter_map(|pod| controller_of(pod.as_ref())) {
@@ -93,12 +94,12 @@ impl DisruptionController {
                 continue;
             }
             if kinds.is_none() {
-                kinds = Some(discovery::served(self.context.executor.client()).await?);
+                kinds = Some(discovery::served(self.context.executor.client()).await.map_err(|error| format!("{error:#}"))?);
             }
             let group = reference.api_version.rsplit_once('/').map_or("", |(group, _)| group);
             let mut all = kinds.iter().flatten();
             let scale = match all.find(|kind| kind.resource.kind == reference.kind && kind.resource.group == group) {
-                None => Ok(None),
+                None => Err(format!("no matches for kind \"{}\" in version \"{}\"", reference.kind, reference.api_version)),
                 Some(kind) => {
                     let api: Api<DynamicObject> = Api::namespaced_with(self.context.executor.client().clone(), namespace, &kind.resource);
                     match api.get_scale(&reference.name).await {
@@ -106,11 +107,15 @@ impl DisruptionController {
                             let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
                             Ok(scale.metadata.uid.map(|uid| (uid, replicas)))
                         }
-                        Err(kube::Error::Api(status)) if status.code == 404 => match api.get_opt(&reference.name).await? {
-                            Some(_) => Err(format!("{} does not implement the scale subresource", kind.qualified().trim_end_matches('.'))),
-                            None => Ok(None),
-                        },
-                        Err(error) => return Err(error.into()),
+                        Err(kube::Error::Api(status)) if status.code == 404 => {
+                            match api.get_opt(&reference.name).await.map_err(|error| children::text(&error))? {
+                                Some(_) => {
+                                    Err(format!("{} does not implement the scale subresource", kind.qualified().trim_end_matches('.')))
+                                }
+                                None => Ok(None),
+                            }
+                        }
+                        Err(error) => return Err(children::text(&error)),
                     }
                 }
             };
@@ -121,17 +126,29 @@ impl DisruptionController {
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(budget) = self.budgets.get(key) else { return Ok(None) };
-        let budget = budget.as_ref();
+        let synced = self.work_out(key, &budget).await;
+        // Whoever was overtaken looks again; of all else that goes wrong the budget tells, and allows nothing meanwhile.
+        if let Err(error) = synced.as_ref()
+            && !is_conflict(error)
+        {
+            let why = error.downcast_ref().map_or_else(|| format!("{error:#}"), children::text);
+            self.tell(&budget, plan::failed(&budget, &why, self.context.clock.now())).await?;
+        }
+        synced
+    }
+
+    async fn work_out(&self, key: &ObjectKey, budget: &PodDisruptionBudget) -> anyhow::Result<Option<Duration>> {
         let executor = &self.context.executor;
         let mut pods = self.pods.in_namespace(&key.namespace);
         pods.retain(|pod| selects(budget, pod));
         if pods.is_empty() {
             executor.apply(vec![Op::normal(budget, "NoPods", "No matching pods found")]).await?;
         }
-        let others = self.other_scales(&key.namespace, &pods).await?;
-        let scale_of = |reference: &OwnerReference| match self.known_scale(&key.namespace, reference) {
-            Ok(scale) => Ok(scale),
-            Err(()) => others.get(&reference.uid).cloned().unwrap_or(Ok(None)),
+        let others = self.other_scales(&key.namespace, &pods).await;
+        let scale_of = |reference: &OwnerReference| match (self.known_scale(&key.namespace, reference), &others) {
+            (Ok(scale), _) => Ok(scale),
+            (Err(()), Ok(others)) => others.get(&reference.uid).cloned().unwrap_or(Ok(None)),
+            (Err(()), Err(why)) => Err(why.clone()),
         };
         let now = self.context.clock.now();
         let expected = match expected(budget, &pods, &scale_of) {
@@ -139,7 +156,6 @@ impl DisruptionController {
             Err(why) => {
                 let message = format!("Failed to calculate the number of expected pods: {why}");
                 executor.apply(vec![Op::warning(budget, "CalculateExpectedPodCountFailed", message)]).await?;
-                self.tell(budget, plan::failed(budget, &why, now)).await?;
                 anyhow::bail!(why);
             }
         };

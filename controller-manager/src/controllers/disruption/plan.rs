@@ -115,10 +115,10 @@ pub fn status(
     (status, ops)
 }
 
-/// The status of a budget that cannot be worked out: nothing may be disrupted, and why.
+/// The status of a budget that cannot be worked out: nothing may be disrupted, and why. It is still what was seen before, so no other generation counts as seen.
 pub fn failed(budget: &PodDisruptionBudget, why: &str, now: Timestamp) -> PodDisruptionBudgetStatus {
     let old = budget.status.clone().unwrap_or_default();
-    let conditions = with_allowed(old.conditions.clone(), budget.metadata.generation, "False", "SyncFailed", why, now);
+    let conditions = with_allowed(old.conditions.clone(), old.observed_generation, "False", "SyncFailed", why, now);
     PodDisruptionBudgetStatus { disruptions_allowed: Some(0), conditions: Some(conditions), ..old }
 }
 
@@ -227,8 +227,15 @@ mod tests {
         let budget = budget(json!({"maxUnavailable": 1}), json!(null));
         assert_eq!(expected(&budget, &pods("a"), &|_| Ok(None)).unwrap_err(), "found no controllers for pod \"a\"");
         assert_eq!(expected(&budget, &pods("A B"), &|_| Ok(None)).unwrap().unmanaged, ["A", "B"]);
-        let status = failed(&budget, "no", now());
-        assert_eq!((status.disruptions_allowed, status.conditions.unwrap()[0].reason.as_str()), (Some(0), "SyncFailed"));
+        let seen =
+            self::budget(json!({"maxUnavailable": 1}), json!({"observedGeneration": 1, "disruptionsAllowed": 3, "currentHealthy": 4}));
+        for (budget, generation) in [(&budget, None), (&seen, Some(1))] {
+            let status = failed(budget, "no", now());
+            assert_eq!((status.disruptions_allowed, status.observed_generation), (Some(0), generation));
+            let told = &status.conditions.unwrap()[0];
+            assert_eq!((told.status.as_str(), told.reason.as_str(), told.message.as_str()), ("False", "SyncFailed", "no"));
+            assert_eq!(told.observed_generation, generation, "this one has not been seen");
+        }
     }
 
     #[test]
