@@ -25,10 +25,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-/// Reports that may wait to be written (upstream's broadcaster holds 1,000 too).
-const WAITING: usize = 1000;
-/// Events of a scheduler that are written at a time.
-const AT_ONCE: usize = 64;
+/// Reports that may wait to be written: about as many as a scheduler makes in its busiest seconds (upstream's broadcaster holds 1,000).
+const WAITING: usize = 10_000;
+/// Events of a scheduler that are written at a time: few beside the requests that its pods wait for.
+const AT_ONCE: usize = 16;
 /// How often a write is tried (upstream: 12).
 const TRIES: u32 = 12;
 /// The time between tries (upstream: 10 s).

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How long a series may be quiet before it ends.
 const FINISH_AFTER: SignedDuration = SignedDuration::from_secs(6 * 60);
+/// How often is looked for series that have ended: not with every event, since each look is at all of them.
+const LOOK_AFTER: SignedDuration = SignedDuration::from_secs(30);
 /// Events remembered at most; the rest is written without being counted.
 const ENTRIES: usize = 4096;
 
@@ -41,18 +43,26 @@ impl SeriesKey {
 pub struct SeriesCache {
     source: Source,
     events: HashMap<SeriesKey, (Event, Timestamp)>,
+    /// When was last looked for series that have ended.
+    looked: Timestamp,
+}
+
+fn has_ended(last: Timestamp, now: Timestamp) -> bool {
+    now.duration_since(last) >= FINISH_AFTER
 }
 
 impl SeriesCache {
     /// Nothing seen yet.
     pub fn new(source: Source) -> Self {
-        Self { source, events: HashMap::new() }
+        Self { source, events: HashMap::new(), looked: Timestamp::UNIX_EPOCH }
     }
 
     /// What has to be written because of a report.
     pub fn observe(&mut self, report: &Report) -> Vec<Event> {
-        let mut writes = self.expire(report.at);
         let key = SeriesKey::of(report);
+        let own_has_ended = self.events.get(&key).is_some_and(|(_, last)| has_ended(*last, report.at));
+        let is_time = report.at.duration_since(self.looked) >= LOOK_AFTER;
+        let mut writes = if own_has_ended || is_time { self.expire(report.at) } else { Vec::new() };
         match self.events.get_mut(&key) {
             Some((event, last)) => {
                 *last = report.at;
@@ -76,7 +86,8 @@ impl SeriesCache {
 
     /// Forgets what has been quiet for six minutes, and says which counts have to be written for that.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Event> {
-        let finished = self.events.extract_if(|_, (_, last)| now.duration_since(*last) >= FINISH_AFTER);
+        self.looked = now;
+        let finished = self.events.extract_if(|_, (_, last)| has_ended(*last, now));
         // A series of two was written when it began.
         finished.map(|(_, (event, _))| event).filter(|event| event.series.as_ref().is_some_and(|series| series.count > 2)).collect()
     }
