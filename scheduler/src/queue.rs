@@ -5,7 +5,8 @@
 //! the pods of which a plugin that refused them says that it could help. Events that come while a pod is in flight are kept, because they may cure what it
 //! is about to be refused for.
 //!
-//! If no pod is active, those that back off are tried early, unless an error put them there. Pods are held for as long as they exist, so the API bounds this.
+//! If no pod is active, those that back off are tried early, unless an error put them there. Backoffs end with a whole second, so that of those that end
+//! in the same one the most urgent pod goes first (KEP-5142). Pods are held for as long as they exist, so the API bounds this.
 
 use crate::framework::{ClusterEvent, Point};
 use crate::informers::nominated;
@@ -22,6 +23,8 @@ use tokio::time::Instant;
 
 /// An unschedulable pod is tried again after this long, should an event have been missed (upstream: 5 minutes).
 const LEFT_OVER: Duration = Duration::from_secs(5 * 60);
+/// Backoffs end together in windows of this length.
+const WINDOW: Duration = Duration::from_secs(1);
 /// Events kept for the pods in flight. If there were more, a pod is taken to be cured, and tried again.
 const EVENTS: usize = 1000;
 
@@ -30,7 +33,7 @@ const EVENTS: usize = 1000;
 pub struct Backoff {
     /// After the first failure (`podInitialBackoffSeconds`).
     pub initial: Duration,
-    /// At most (`podMaxBackoffSeconds`).
+    /// At most (`podMaxBackoffSeconds`); none at all if this is 0.
     pub max: Duration,
 }
 
@@ -56,8 +59,10 @@ pub struct QueuedPod {
     pub attempts: u32,
     /// When it first was ready to be tried.
     pub entered: Instant,
-    /// How often it failed.
-    failures: u32,
+    /// How often it was refused.
+    refusals: u32,
+    /// How often in a row something else went wrong since.
+    errors: u32,
     /// When it failed last, or came.
     since: Instant,
     /// The plugins that refused it last.
@@ -103,12 +108,14 @@ pub struct Pending {
 }
 
 type ActiveKey = (Reverse<i32>, Instant, u64);
-type BackoffKey = (Instant, u64);
+/// The window in which the backoff ends, counted from the queue's beginning; within it as if active.
+type BackoffKey = (u64, ActiveKey);
 
 #[derive(Clone, Copy, Debug)]
 enum Place {
     Active(ActiveKey),
     Backoff(BackoffKey),
+    ErrorBackoff(BackoffKey),
     Unschedulable,
     /// With the number of events seen when it was taken.
     InFlight(u64),
@@ -116,8 +123,12 @@ enum Place {
 
 struct State {
     active: BTreeMap<ActiveKey, QueuedPod>,
-    backoff: BTreeMap<BackoffKey, (QueuedPod, bool)>,
+    backoff: BTreeMap<BackoffKey, QueuedPod>,
+    /// After an error; nobody of them is tried early.
+    error_backoff: BTreeMap<BackoffKey, QueuedPod>,
     unschedulable: HashMap<String, QueuedPod>,
+    /// No unschedulable pod has waited for [`LEFT_OVER`] before.
+    late_at: Option<Instant>,
     places: HashMap<String, Place>,
     sequence: u64,
     events: VecDeque<ClusterEvent>,
@@ -133,6 +144,7 @@ pub struct SchedulingQueue {
     profiles: Arc<Profiles>,
     metrics: Arc<Metrics>,
     backoff: Backoff,
+    begun: Instant,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -143,7 +155,9 @@ impl SchedulingQueue {
         let state = State {
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
+            error_backoff: BTreeMap::new(),
             unschedulable: HashMap::new(),
+            late_at: None,
             places: HashMap::new(),
             sequence: 0,
             events: VecDeque::new(),
@@ -151,7 +165,7 @@ impl SchedulingQueue {
             in_flight: BTreeMap::new(),
             closed: false,
         };
-        Self { profiles, metrics, backoff, state: Mutex::new(state), wake: Notify::new() }
+        Self { profiles, metrics, backoff, begun: Instant::now(), state: Mutex::new(state), wake: Notify::new() }
     }
 
     /// A pod without a node has come, or one that is here has changed.
@@ -165,7 +179,8 @@ impl SchedulingQueue {
                     pod,
                     attempts: 0,
                     entered: now,
-                    failures: 0,
+                    refusals: 0,
+                    errors: 0,
                     since: now,
                     refused_by: BTreeSet::new(),
                     gated: false,
@@ -180,7 +195,8 @@ impl SchedulingQueue {
                 let old = std::mem::replace(&mut queued.pod, pod);
                 match place {
                     Place::Active(_) => state.activate(queued),
-                    Place::Backoff((until, _)) => state.back_off(queued, until, false),
+                    Place::Backoff((window, _)) => state.back_off(queued, window),
+                    Place::ErrorBackoff((window, _)) => state.back_off_after_error(queued, window),
                     Place::Unschedulable if queued.gated => self.admit(&mut state, queued),
                     Place::Unschedulable if self.is_cured_by_itself(&queued, &old) => self.requeue(&mut state, queued, "PodUpdate"),
                     _ => state.wait(queued),
@@ -199,11 +215,16 @@ impl SchedulingQueue {
         }
     }
 
-    /// What a pod was held for is done, see [`SchedulingQueue::failed_and_held`].
-    pub fn release(&self, uid: &str) {
+    /// What a pod was held for is done, see [`SchedulingQueue::failed_and_held`]. Whether something has happened meanwhile that could help.
+    pub fn release(&self, uid: &str) -> bool {
         let mut state = self.state.lock();
-        let Some(queued) = state.unschedulable.get_mut(uid) else { return };
-        if std::mem::take(&mut queued.hold) != Hold::Awaited {
+        state.unschedulable.get_mut(uid).is_some_and(|queued| std::mem::take(&mut queued.hold) == Hold::Awaited)
+    }
+
+    /// Brings an unschedulable pod back, since what it waits for has happened.
+    pub fn bring_back(&self, uid: &str) {
+        let mut state = self.state.lock();
+        if !state.unschedulable.contains_key(uid) {
             return;
         }
         if let Some(queued) = state.take(uid, Place::Unschedulable) {
@@ -231,7 +252,7 @@ impl SchedulingQueue {
                     *state.in_flight.entry(seen).or_default() += 1;
                     return Some(queued);
                 }
-                state.next_time()
+                self.next_time(&state)
             };
             match next {
                 Some(at) => tokio::select! {
@@ -260,14 +281,14 @@ impl SchedulingQueue {
         let Some(Place::InFlight(since)) = state.places.get(pod.uid()).copied() else { return };
         state.landed(since);
         let old = queued.pod.clone();
-        let mut queued = QueuedPod { pod, since: Instant::now(), failures: queued.failures + 1, hold, ..queued };
+        let mut queued = QueuedPod { pod, since: Instant::now(), hold, ..queued };
         match how {
             Failed::Error => {
-                let until = queued.since + self.backoff.after(queued.failures);
-                self.metrics.incoming.add(&["backoff", "ScheduleAttemptFailure"]);
-                state.back_off(queued, until, true);
+                queued.errors += 1;
+                self.try_again(&mut state, queued, "ScheduleAttemptFailure", State::back_off_after_error);
             }
             Failed::Unschedulable(refused_by) => {
+                (queued.refusals, queued.errors) = (queued.refusals + 1, 0);
                 queued.refused_by = refused_by;
                 let missed = state.events_seen - since;
                 let kept = state.events.len();
@@ -292,8 +313,11 @@ impl SchedulingQueue {
         let mut state = self.state.lock();
         let Some(place @ Place::Unschedulable) = state.places.get(uid).copied() else { return };
         if let Some(queued) = state.take(uid, place) {
-            let until = queued.since + self.backoff.after(queued.failures);
-            if queued.gated { state.wait(queued) } else { state.back_off(queued, until, true) }
+            if queued.gated {
+                state.wait(queued);
+            } else {
+                self.try_again(&mut state, queued, "ScheduleAttemptFailure", State::back_off_after_error);
+            }
         }
         drop(state);
         self.wake.notify_one();
@@ -344,7 +368,7 @@ impl SchedulingQueue {
         let gated = state.unschedulable.values().filter(|queued| queued.gated).count();
         Pending {
             active: state.active.len(),
-            backoff: state.backoff.len(),
+            backoff: state.backoff.len() + state.error_backoff.len(),
             unschedulable: state.unschedulable.len() - gated,
             gated,
             in_flight: state.in_flight.values().sum(),
@@ -388,14 +412,24 @@ impl SchedulingQueue {
             queued.hold = Hold::Awaited;
             return state.wait(queued);
         }
-        let until = queued.since + self.backoff.after(queued.failures);
-        if until <= Instant::now() {
+        self.try_again(state, queued, why, State::back_off);
+    }
+
+    /// Active, but for what is left of its backoff.
+    fn try_again(&self, state: &mut State, queued: QueuedPod, why: &'static str, back_off: fn(&mut State, QueuedPod, u64)) {
+        let failures = if queued.errors > 0 { queued.errors } else { queued.refusals };
+        let window = self.window(queued.since + self.backoff.after(failures));
+        if self.backoff.max.is_zero() || window < self.window(Instant::now()) {
             self.metrics.incoming.add(&["active", why]);
             state.activate(queued);
         } else {
             self.metrics.incoming.add(&["backoff", why]);
-            state.back_off(queued, until, false);
+            back_off(state, queued, window);
         }
+    }
+
+    fn window(&self, at: Instant) -> u64 {
+        at.duration_since(self.begun).as_secs() / WINDOW.as_secs()
     }
 
     /// Whether a pod that was refused when it was as `old` could be accepted as it is now.
@@ -416,13 +450,17 @@ impl SchedulingQueue {
     }
 
     fn flush(&self, state: &mut State, now: Instant) {
-        while let Some(entry) = state.backoff.first_entry().filter(|entry| entry.key().0 <= now) {
-            let (queued, _) = entry.remove();
+        let window = self.window(now);
+        while let Some(queued) = state.next_after_backoff(window) {
             self.metrics.incoming.add(&["active", "BackoffComplete"]);
             state.activate(queued);
         }
-        let late: Vec<String> =
-            state.unschedulable.iter().filter(|(_, q)| !q.gated && q.since + LEFT_OVER <= now).map(|(uid, _)| uid.clone()).collect();
+        if state.late_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let waiting = || state.unschedulable.iter().filter(|(_, queued)| !queued.gated);
+        let late: Vec<String> = waiting().filter(|(_, queued)| queued.since + LEFT_OVER <= now).map(|(uid, _)| uid.clone()).collect();
+        state.late_at = waiting().map(|(_, queued)| queued.since + LEFT_OVER).filter(|at| *at > now).min();
         for uid in late {
             if let Some(queued) = state.take(&uid, Place::Unschedulable) {
                 self.metrics.incoming.add(&["active", "UnschedulableTimeout"]);
@@ -430,36 +468,53 @@ impl SchedulingQueue {
             }
         }
     }
+
+    /// When the next pod is ready without anything happening.
+    fn next_time(&self, state: &State) -> Option<Instant> {
+        let windows = [&state.backoff, &state.error_backoff].into_iter().filter_map(|backoff| backoff.first_key_value());
+        let backoff = windows.map(|((window, _), _)| self.begun + WINDOW.saturating_mul(u32::try_from(window + 1).unwrap_or(u32::MAX)));
+        backoff.chain(state.late_at).min()
+    }
 }
 
 impl State {
     fn activate(&mut self, queued: QueuedPod) {
-        let key = (Reverse(queued.pod.priority()), queued.since, self.number());
+        let key = self.key(&queued);
         self.places.insert(queued.pod.uid().to_owned(), Place::Active(key));
         self.active.insert(key, queued);
     }
 
-    fn back_off(&mut self, queued: QueuedPod, until: Instant, after_error: bool) {
-        let key = (until, self.number());
+    fn back_off(&mut self, queued: QueuedPod, window: u64) {
+        let key = (window, self.key(&queued));
         self.places.insert(queued.pod.uid().to_owned(), Place::Backoff(key));
-        self.backoff.insert(key, (queued, after_error));
+        self.backoff.insert(key, queued);
+    }
+
+    fn back_off_after_error(&mut self, queued: QueuedPod, window: u64) {
+        let key = (window, self.key(&queued));
+        self.places.insert(queued.pod.uid().to_owned(), Place::ErrorBackoff(key));
+        self.error_backoff.insert(key, queued);
     }
 
     fn wait(&mut self, queued: QueuedPod) {
+        let late_at = queued.since + LEFT_OVER;
+        self.late_at = Some(self.late_at.map_or(late_at, |at| at.min(late_at)));
         self.places.insert(queued.pod.uid().to_owned(), Place::Unschedulable);
         self.unschedulable.insert(queued.pod.uid().to_owned(), queued);
     }
 
-    fn number(&mut self) -> u64 {
+    /// Its place among active pods.
+    fn key(&mut self, queued: &QueuedPod) -> ActiveKey {
         self.sequence += 1;
-        self.sequence
+        (Reverse(queued.pod.priority()), queued.since, self.sequence)
     }
 
     fn take(&mut self, uid: &str, place: Place) -> Option<QueuedPod> {
         self.places.remove(uid);
         match place {
             Place::Active(key) => self.active.remove(&key),
-            Place::Backoff(key) => self.backoff.remove(&key).map(|(queued, _)| queued),
+            Place::Backoff(key) => self.backoff.remove(&key),
+            Place::ErrorBackoff(key) => self.error_backoff.remove(&key),
             Place::Unschedulable => self.unschedulable.remove(uid),
             Place::InFlight(since) => {
                 self.landed(since);
@@ -477,18 +532,18 @@ impl State {
         }
     }
 
-    fn next(&mut self) -> Option<QueuedPod> {
-        if let Some((_, queued)) = self.active.pop_first() {
-            return Some(queued);
-        }
-        let early = self.backoff.iter().find(|(_, (_, after_error))| !after_error).map(|(key, _)| *key)?;
-        self.backoff.remove(&early).map(|(queued, _)| queued)
+    /// A pod whose backoff ended before this window.
+    fn next_after_backoff(&mut self, window: u64) -> Option<QueuedPod> {
+        let ended = |backoff: &mut BTreeMap<BackoffKey, QueuedPod>| {
+            let first = backoff.first_entry().filter(|first| first.key().0 < window)?;
+            Some(first.remove())
+        };
+        ended(&mut self.backoff).or_else(|| ended(&mut self.error_backoff))
     }
 
-    fn next_time(&self) -> Option<Instant> {
-        let backoff = self.backoff.first_key_value().map(|((until, _), _)| *until);
-        let left_over = self.unschedulable.values().filter(|queued| !queued.gated).map(|queued| queued.since + LEFT_OVER).min();
-        backoff.into_iter().chain(left_over).min()
+    fn next(&mut self) -> Option<QueuedPod> {
+        let active = self.active.pop_first().map(|(_, queued)| queued);
+        active.or_else(|| self.backoff.pop_first().map(|(_, queued)| queued))
     }
 }
 
@@ -555,6 +610,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn of_backoffs_that_end_in_the_same_second_the_most_urgent_is_first() {
+        let queue = queue();
+        for (priority, name, wait) in [(0, "early", 700), (0, "a", 100), (9, "urgent", 100)] {
+            queue.update(waiting(priority, name));
+            let queued = pop(&queue).await;
+            refuse(&queue, queued);
+            tokio::time::advance(Duration::from_millis(wait)).await;
+        }
+        tokio::time::advance(Duration::from_millis(150)).await;
+        queue.update(waiting(0, "last"));
+        let queued = pop(&queue).await;
+        refuse(&queue, queued);
+        queue.event(&node_event(json!({"disk": "ssd"})));
+        assert_eq!(queue.pending().backoff, 4);
+        for expected in ["urgent", "early", "a", "last"] {
+            assert_eq!(pop(&queue).await.pod.uid(), expected);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn only_an_event_that_could_help_brings_a_pod_back() {
         let queue = queue();
         queue.update(waiting(0, "a"));
@@ -587,7 +662,8 @@ mod tests {
     async fn after_an_error_the_backoff_holds_and_grows() {
         let queue = queue();
         queue.update(waiting(0, "a"));
-        for seconds in [1, 2, 4, 8, 10, 10] {
+        // And the rest of the window in which it ends.
+        for seconds in [2, 3, 5, 9, 11, 11] {
             let queued = pop(&queue).await;
             let (pod, start) = (queued.pod.clone(), Instant::now());
             queue.failed(queued, pod, Failed::Error);
@@ -670,8 +746,7 @@ mod tests {
                 help();
             }
             assert_eq!(queue.pending().unschedulable, 1);
-            queue.release("a");
-            assert_eq!(queue.pending().unschedulable, usize::from(!woken));
+            assert_eq!(queue.release("a"), woken);
             help();
             assert_eq!(pop(&queue).await.attempts, 2);
         }

@@ -269,14 +269,19 @@ impl Scheduler {
         self.queue.failed_and_held(queued, pod.clone(), how);
         let scheduler = self.clone();
         tokio::spawn(async move {
-            scheduler.follow_up(&pod, patch, candidate, claim).await;
-            scheduler.queue.release(pod.uid());
+            scheduler.follow_up(&pod, patch, candidate.as_ref(), claim).await;
+            let something_happened = scheduler.queue.release(pod.uid());
+            // Only from here on a victim's end brings it back; before, it would be tried while others are still there.
+            let is_time = candidate.map_or(something_happened, |candidate| scheduler.state.lock().are_gone(&candidate.victims));
+            if is_time {
+                scheduler.queue.bring_back(pod.uid());
+            }
         });
     }
 
     /// Writes what came of a try. Until that is done there is no other: what it writes would come after what this one has, and of a room that is half
     /// made it would make another.
-    async fn follow_up(&self, pod: &PodInfo, patch: Option<Value>, candidate: Option<Candidate>, claim: Option<Arc<ResourceClaim>>) {
+    async fn follow_up(&self, pod: &PodInfo, patch: Option<Value>, candidate: Option<&Candidate>, claim: Option<Arc<ResourceClaim>>) {
         let Ok(_permit) = self.requests.acquire().await else { return };
         if let Some(patch) = patch
             && let Err(error) = self.patch_status(pod, &patch).await
@@ -284,7 +289,7 @@ impl Scheduler {
             tracing::debug!(pod = %pod.key(), %error, "could not update the status");
         }
         if let Some(candidate) = candidate {
-            self.make_room(pod, &candidate).await;
+            self.make_room(pod, candidate).await;
         }
         if let Some(claim) = claim {
             let (key, uid) = (ObjectKey::of(claim.as_ref()), claim.metadata.uid.as_deref().unwrap_or_default());

@@ -84,6 +84,11 @@ impl ClusterState {
         self.pods.get(uid).is_some_and(|placed| placed.assumed)
     }
 
+    /// Whether none of these pods is on a node any more.
+    pub fn are_gone(&self, pods: &[Arc<PodInfo>]) -> bool {
+        pods.iter().all(|pod| !self.pods.contains_key(pod.uid()))
+    }
+
     /// How much is known.
     pub fn size(&self) -> Size {
         Size { nodes: self.nodes.len(), pods: self.pods.len(), assumed: self.assumed }
