@@ -18,7 +18,7 @@ use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatu
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::DynamicObject;
 use kube::{Api, Resource};
-use plan::{expected, selects, stale_in, status};
+use plan::{expected, is_relative, selects, stale_in, status};
 use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ impl DisruptionController {
         if pods.is_empty() {
             executor.apply(vec![Op::normal(budget, "NoPods", "No matching pods found")]).await?;
         }
-        let others = self.other_scales(&key.namespace, &pods).await;
+        let others = if is_relative(budget) { self.other_scales(&key.namespace, &pods).await } else { Ok(HashMap::new()) };
         let scale_of = |reference: &OwnerReference| match (self.known_scale(&key.namespace, reference), &others) {
             (Ok(scale), _) => Ok(scale),
             (Err(()), Ok(others)) => others.get(&reference.uid).cloned().unwrap_or(Ok(None)),

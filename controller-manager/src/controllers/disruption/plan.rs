@@ -38,6 +38,11 @@ pub fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     selector.is_some_and(|selector| api::validation::labels::matches(selector, pod.metadata.labels.as_ref()))
 }
 
+/// Whether what a budget promises depends on how many pods there should be.
+pub fn is_relative(budget: &PodDisruptionBudget) -> bool {
+    budget.spec.as_ref().is_some_and(|spec| spec.max_unavailable.is_some() || matches!(spec.min_available, Some(IntOrString::String(_))))
+}
+
 /// What a budget promises for these pods. An error says whose scale cannot be had.
 pub fn expected(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], scale_of: ScaleOf<'_>) -> Result<Expected, String> {
     let spec = budget.spec.clone().unwrap_or_default();
@@ -225,6 +230,11 @@ mod tests {
     #[test]
     fn whose_scale_is_not_known() {
         let budget = budget(json!({"maxUnavailable": 1}), json!(null));
+        for (spec, asks) in
+            [(json!({"maxUnavailable": 1}), true), (json!({"minAvailable": "50%"}), true), (json!({"minAvailable": 1}), false)]
+        {
+            assert_eq!(is_relative(&self::budget(spec.clone(), json!(null))), asks, "{spec}");
+        }
         assert_eq!(expected(&budget, &pods("a"), &|_| Ok(None)).unwrap_err(), "found no controllers for pod \"a\"");
         assert_eq!(expected(&budget, &pods("A B"), &|_| Ok(None)).unwrap().unmanaged, ["A", "B"]);
         let seen =

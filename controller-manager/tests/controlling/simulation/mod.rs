@@ -1,4 +1,5 @@
-//! Controllers under faults, by the seed: the real controllers of workloads, on an apiserver, a network, nodes and users that are all simulated. Requests fail
+//! Controllers under faults, by the seed: the real controllers of workloads, of what leads to their pods (EndpointSlices,
+//! Endpoints) and of what may be taken of them (PodDisruptionBudgets), on an apiserver, a network, nodes and users that are all simulated. Requests fail
 //! before or after they are carried out, conflict, take long; watches are late, tell twice or lose what happened; the process is killed in the middle of
 //! anything and started again. After every change the invariants must hold, and once it is quiet everything must come to the end that was asked for,
 //! after which not one request is made any more.

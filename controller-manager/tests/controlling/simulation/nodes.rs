@@ -61,6 +61,12 @@ pub fn path(plural: &str, name: &str) -> String {
     format!("/apis/any/v1/namespaces/sim/{plural}/{name}")
 }
 
+/// A pod's own address.
+fn address(pod: &Value) -> String {
+    let number: u32 = text(pod, "/metadata/uid").trim_start_matches("uid-").parse().unwrap_or(0);
+    format!("10.1.{}.{}", number / 250 % 250, number % 250 + 1)
+}
+
 fn pod_step(world: &World, rng: &mut SmallRng, mood: Mood, nodes: &[String], pod: &Value) {
     let name = text(pod, "/metadata/name");
     let (phase, node) = (text(pod, "/status/phase"), text(pod, "/spec/nodeName"));
@@ -89,13 +95,15 @@ fn pod_step(world: &World, rng: &mut SmallRng, mood: Mood, nodes: &[String], pod
     }
     let is_ready = text(pod, "/status/conditions/0/status") == "True";
     let of_job = pod.pointer("/metadata/labels/batch.kubernetes.io~1job-name").is_some();
+    let ip = address(pod);
+    let running = |is_ready: &str| json!({"phase": "Running", "conditions": ready(is_ready, world), "podIP": ip, "podIPs": [{"ip": ip}]});
     let status = match phase {
-        "Pending" => json!({"phase": "Running", "conditions": ready("False", world)}),
+        "Pending" => running("False"),
         "Running" if of_job && is_ready => {
             let outcome = if mood.failures && rng.random_range(0..4) == 0 { "Failed" } else { "Succeeded" };
             json!({"phase": outcome, "conditions": ready("False", world)})
         }
-        "Running" if !is_ready => json!({"phase": "Running", "conditions": ready("True", world)}),
+        "Running" if !is_ready => running("True"),
         _ => return,
     };
     world.change("pods", name, |pod| pod["status"] = status);

@@ -6,13 +6,15 @@ use bytes::Bytes;
 use client::cache::{Cache, Cacheable};
 use client::{ObjectKey, SharedCaches};
 use controller_manager::controller::{self, Context, Controller, Keys, Settings};
-use controller_manager::controllers::{daemon_set, deployment, job, replicas, stateful_set};
+use controller_manager::controllers::{daemon_set, deployment, disruption, endpoint_slice, endpoints, job, replicas, stateful_set};
 use controller_manager::ops::Executor;
 use controller_manager::trim;
 use http_body_util::BodyExt;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, ReplicationController};
+use k8s_openapi::api::core::v1::{Endpoints, Node, PersistentVolumeClaim, Pod, ReplicationController, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use kube::client::Body;
 use parking_lot::Mutex;
@@ -54,6 +56,9 @@ impl Process {
             ("statefulset", Arc::new(stateful_set::StatefulSetController::new(context("statefulset-controller")))),
             ("daemonset", Arc::new(daemon_set::DaemonSetController::new(context("daemonset-controller")))),
             ("job", Arc::new(job::JobController::new(context("job-controller")))),
+            ("endpoints", Arc::new(endpoints::EndpointsController::new(context("endpoint-controller")))),
+            ("endpointslice", Arc::new(endpoint_slice::EndpointSliceController::new(context("endpoint-slice-controller")))),
+            ("disruption", Arc::new(disruption::DisruptionController::new(context("controllermanager")))),
         ];
         let mut tasks = JoinSet::new();
         let mut feeds = seed;
@@ -71,6 +76,10 @@ impl Process {
         feed(&|seed| fed::<DaemonSet>("daemonsets", &caches, world, trouble, seed));
         feed(&|seed| fed::<ControllerRevision>("controllerrevisions", &caches, world, trouble, seed));
         feed(&|seed| fed::<Job>("jobs", &caches, world, trouble, seed));
+        feed(&|seed| fed::<Service>("services", &caches, world, trouble, seed));
+        feed(&|seed| fed::<Endpoints>("endpoints", &caches, world, trouble, seed));
+        feed(&|seed| fed::<EndpointSlice>("endpointslices", &caches, world, trouble, seed));
+        feed(&|seed| fed::<PodDisruptionBudget>("poddisruptionbudgets", &caches, world, trouble, seed));
         for (name, controller) in controllers {
             let keys = Keys::default();
             controller.clone().watch(&keys);

@@ -38,6 +38,8 @@ impl Scenario {
         }
         for kind in scenario.kinds.clone() {
             create(world, kind, workload(kind, rng));
+            create(world, "services", service(kind));
+            create(world, "poddisruptionbudgets", budget(kind, rng));
         }
         scenario
     }
@@ -152,6 +154,8 @@ impl Scenario {
             if let Some(object) = objects.get(&(*kind, (*kind).to_owned())) {
                 end_of(kind, object, objects, &mut open);
             }
+            served(kind, objects, &mut open);
+            budgeted(kind, objects, &mut open);
         }
         open
     }
@@ -166,6 +170,20 @@ fn pod(world: &World, rng: &mut SmallRng, what: &str, act: impl FnOnce(&str)) {
         world.note(format!("somebody {what} pod {name}"));
         act(&name);
     }
+}
+
+/// What leads to the pods of a workload.
+fn service(kind: &str) -> Value {
+    let spec =
+        json!({"selector": {"app": kind}, "clusterIP": "10.96.0.1", "ipFamilies": ["IPv4"], "ports": [{"port": 80, "protocol": "TCP"}]});
+    json!({"metadata": {"name": kind}, "spec": spec})
+}
+
+/// What may be taken of the pods of a workload. Of some kinds nobody here knows how many there should be.
+fn budget(kind: &str, rng: &mut SmallRng) -> Value {
+    let has_scale = !["daemonsets", "jobs"].contains(&kind);
+    let what = if has_scale && rng.random_range(0..2) == 0 { "maxUnavailable" } else { "minAvailable" };
+    json!({"metadata": {"name": kind}, "spec": {"selector": {"matchLabels": {"app": kind}}, what: 1}})
 }
 
 fn rolling(surge: i64, unavailable: i64) -> Value {
@@ -214,6 +232,52 @@ fn workload(kind: &str, rng: &mut SmallRng) -> Value {
     json!({"metadata": {"name": kind}, "spec": spec})
 }
 
+fn selected<'a>(kind: &'a str, objects: &'a Objects) -> impl Iterator<Item = &'a Value> {
+    of_kind(objects, "pods").filter(move |pod| text(pod, "/metadata/labels/app") == kind)
+}
+
+fn is_ready(pod: &Value) -> bool {
+    text(pod, "/status/conditions/0/status") == "True"
+}
+
+/// Slices and Endpoints list every pod that runs, once, and as ready as it is.
+fn served(kind: &str, objects: &Objects, open: &mut Vec<String>) {
+    let running = selected(kind, objects).filter(|pod| text(pod, "/status/phase") == "Running");
+    let mut wanted: Vec<(&str, bool)> = running.map(|pod| (text(pod, "/status/podIP"), is_ready(pod))).collect();
+    wanted.sort_unstable();
+    let slices = of_kind(objects, "endpointslices").filter(|slice| text(slice, "/metadata/labels/kubernetes.io~1service-name") == kind);
+    let all = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
+    let mut listed: Vec<(&str, bool)> =
+        all.map(|endpoint| (text(endpoint, "/addresses/0"), endpoint.pointer("/conditions/ready") == Some(&json!(true)))).collect();
+    listed.sort_unstable();
+    if listed != wanted {
+        open.push(format!("{kind}: slices list {listed:?} of {wanted:?}"));
+    }
+    let subsets = objects.get(&("endpoints", kind.to_owned())).and_then(|endpoints| endpoints["subsets"].as_array());
+    let mut listed = Vec::new();
+    for subset in subsets.into_iter().flatten() {
+        for (list, is_ready) in [("addresses", true), ("notReadyAddresses", false)] {
+            listed.extend(subset[list].as_array().into_iter().flatten().map(|address| (text(address, "/ip"), is_ready)));
+        }
+    }
+    listed.sort_unstable();
+    if listed != wanted {
+        open.push(format!("{kind}: Endpoints list {listed:?} of {wanted:?}"));
+    }
+}
+
+/// The budget counts the pods that serve, and allows what they are above what is promised.
+fn budgeted(kind: &str, objects: &Objects, open: &mut Vec<String>) {
+    let Some(budget) = objects.get(&("poddisruptionbudgets", kind.to_owned())) else { return };
+    let status = |field: &str| budget.pointer(&format!("/status/{field}")).and_then(Value::as_i64).unwrap_or(-1);
+    let healthy = i64::try_from(selected(kind, objects).filter(|pod| is_ready(pod)).count()).unwrap_or(i64::MAX);
+    let (expected, desired) = (status("expectedPods"), status("desiredHealthy"));
+    let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
+    if (status("currentHealthy"), status("disruptionsAllowed")) != (healthy, allowed) {
+        open.push(format!("{kind}: {healthy} pods serve, and the budget says {}", budget["status"]));
+    }
+}
+
 fn end_of(kind: &str, object: &Value, objects: &Objects, open: &mut Vec<String>) {
     let mut expect = |holds: bool, what: &str| {
         if !holds {
@@ -233,7 +297,7 @@ fn end_of(kind: &str, object: &Value, objects: &Objects, open: &mut Vec<String>)
     };
     let pods: Vec<&Value> = of_kind(objects, "pods").filter(|pod| controller(pod).is_some_and(|of| owners.contains(&of))).collect();
     let active: Vec<&&Value> = pods.iter().filter(|pod| !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")).collect();
-    let ready = active.iter().filter(|pod| text(pod, "/status/conditions/0/status") == "True").count();
+    let ready = active.iter().filter(|pod| is_ready(pod)).count();
     let is = |count: usize, wanted: i64| i64::try_from(count) == Ok(wanted);
     if kind != "jobs" {
         expect(status("observedGeneration") == object["metadata"]["generation"].as_i64().unwrap_or(0), "its spec has not been seen");

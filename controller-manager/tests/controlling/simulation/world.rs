@@ -23,6 +23,10 @@ pub const KINDS: &[(&str, &str, &str)] = &[
     ("daemonsets", "apps/v1", "DaemonSet"),
     ("controllerrevisions", "apps/v1", "ControllerRevision"),
     ("jobs", "batch/v1", "Job"),
+    ("services", "v1", "Service"),
+    ("endpoints", "v1", "Endpoints"),
+    ("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
+    ("poddisruptionbudgets", "policy/v1", "PodDisruptionBudget"),
 ];
 pub const NAMESPACE: &str = "sim";
 
