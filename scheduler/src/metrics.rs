@@ -23,8 +23,10 @@ pub struct Metrics {
     pub sli: Histograms,
     /// Tries that a pod needed.
     pub tries: Histograms,
-    /// Tries to make room.
+    /// How often pods that fitted nowhere looked for room to make.
     pub preemptions: AtomicU64,
+    /// How long it took to make it. Result.
+    pub making_room: Histograms,
     /// Pods that came into a queue. Queue, event.
     pub incoming: Counters,
 }
@@ -110,6 +112,17 @@ impl Default for Metrics {
                 5,
             ),
             preemptions: AtomicU64::new(0),
+            making_room: Histograms::new(
+                Described {
+                    name: "scheduler_preemption_goroutines_duration_seconds",
+                    help: "Duration in seconds for running goroutines for the preemption.",
+                    stability: "ALPHA",
+                    labels: &["result"],
+                },
+                0.01,
+                2.0,
+                20,
+            ),
             incoming: Counters::new(Described {
                 name: "scheduler_queue_incoming_pods_total",
                 help: "Number of pods added to scheduling queues by event and queue type.",
@@ -129,7 +142,7 @@ impl Metrics {
     /// In Prometheus's text format.
     pub fn text(&self, gauges: &Gauges) -> String {
         let mut text = String::new();
-        for histograms in [&self.attempts, &self.algorithm, &self.points, &self.victims, &self.sli, &self.tries] {
+        for histograms in [&self.attempts, &self.algorithm, &self.points, &self.victims, &self.sli, &self.tries, &self.making_room] {
             histograms.write(&mut text);
         }
         self.incoming.write(&mut text);
@@ -139,6 +152,12 @@ impl Metrics {
         describe(&mut text, name, help, "STABLE", "counter");
         for (labels, count) in self.attempts.counts() {
             let labels: Vec<(&str, &str)> = ["profile", "result"].into_iter().zip(labels.iter().map(String::as_str)).collect();
+            sample(&mut text, name, &labels, count);
+        }
+        let name = "scheduler_preemption_goroutines_execution_total";
+        describe(&mut text, name, "Number of preemption goroutines executed.", "ALPHA", "counter");
+        for (labels, count) in self.making_room.counts() {
+            let labels: Vec<(&str, &str)> = labels.iter().map(|result| ("result", result.as_str())).collect();
             sample(&mut text, name, &labels, count);
         }
         let name = "scheduler_preemption_attempts_total";

@@ -69,18 +69,8 @@ pub struct QueuedPod {
     refused_by: BTreeSet<&'static str>,
     /// A plugin does not let it into the queue.
     gated: bool,
-    hold: Hold,
-}
-
-/// Whether something has to be over before anything brings a pod back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Hold {
-    #[default]
-    None,
-    /// It is held.
-    Held,
-    /// It is held, and something has happened meanwhile that could help.
-    Awaited,
+    /// Something has to be over before anything brings it back.
+    held: bool,
 }
 
 /// How a try ended that found no node.
@@ -117,6 +107,8 @@ enum Place {
     Backoff(BackoffKey),
     ErrorBackoff(BackoffKey),
     Unschedulable,
+    /// See [`State::aside`].
+    Aside,
     /// With the number of events seen when it was taken.
     InFlight(u64),
 }
@@ -127,6 +119,8 @@ struct State {
     /// After an error; nobody of them is tried early.
     error_backoff: BTreeMap<BackoffKey, QueuedPod>,
     unschedulable: HashMap<String, QueuedPod>,
+    /// Unschedulable pods that are held, and something has happened meanwhile that could help: of more events they need not be asked.
+    aside: HashMap<String, QueuedPod>,
     /// No unschedulable pod has waited for [`LEFT_OVER`] before.
     late_at: Option<Instant>,
     places: HashMap<String, Place>,
@@ -157,6 +151,7 @@ impl SchedulingQueue {
             backoff: BTreeMap::new(),
             error_backoff: BTreeMap::new(),
             unschedulable: HashMap::new(),
+            aside: HashMap::new(),
             late_at: None,
             places: HashMap::new(),
             sequence: 0,
@@ -184,7 +179,7 @@ impl SchedulingQueue {
                     since: now,
                     refused_by: BTreeSet::new(),
                     gated: false,
-                    hold: Hold::None,
+                    held: false,
                 };
                 self.admit(&mut state, queued);
             }
@@ -199,6 +194,7 @@ impl SchedulingQueue {
                     Place::ErrorBackoff((window, _)) => state.back_off_after_error(queued, window),
                     Place::Unschedulable if queued.gated => self.admit(&mut state, queued),
                     Place::Unschedulable if self.is_cured_by_itself(&queued, &old) => self.requeue(&mut state, queued, "PodUpdate"),
+                    Place::Aside => state.set_aside(queued),
                     _ => state.wait(queued),
                 }
             }
@@ -218,7 +214,12 @@ impl SchedulingQueue {
     /// What a pod was held for is done, see [`SchedulingQueue::failed_and_held`]. Whether something has happened meanwhile that could help.
     pub fn release(&self, uid: &str) -> bool {
         let mut state = self.state.lock();
-        state.unschedulable.get_mut(uid).is_some_and(|queued| std::mem::take(&mut queued.hold) == Hold::Awaited)
+        let place = state.places.get(uid).copied();
+        let Some(place @ (Place::Unschedulable | Place::Aside)) = place else { return false };
+        if let Some(queued) = state.take(uid, place) {
+            state.wait(QueuedPod { held: false, ..queued });
+        }
+        matches!(place, Place::Aside)
     }
 
     /// Brings an unschedulable pod back, since what it waits for has happened.
@@ -266,22 +267,22 @@ impl SchedulingQueue {
 
     /// A pod that was popped has found no node. `pod` is its present state.
     pub fn failed(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed) {
-        self.landed(queued, pod, how, Hold::None);
+        self.landed(queued, pod, how, false);
     }
 
     /// The same, and what came of its try is being written, or room made for it: until [`SchedulingQueue::release`] nothing brings it back but its
     /// backoff after an error (upstream waits with the former, and has DefaultPreemption's `PreEnqueue` for the latter).
     pub fn failed_and_held(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed) {
-        self.landed(queued, pod, how, Hold::Held);
+        self.landed(queued, pod, how, true);
     }
 
-    fn landed(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed, hold: Hold) {
+    fn landed(&self, queued: QueuedPod, pod: Arc<PodInfo>, how: Failed, held: bool) {
         let mut state = self.state.lock();
         // Removed while it was tried: gone, or bound by somebody else.
         let Some(Place::InFlight(since)) = state.places.get(pod.uid()).copied() else { return };
         state.landed(since);
         let old = queued.pod.clone();
-        let mut queued = QueuedPod { pod, since: Instant::now(), hold, ..queued };
+        let mut queued = QueuedPod { pod, since: Instant::now(), held, ..queued };
         match how {
             Failed::Error => {
                 queued.errors += 1;
@@ -311,7 +312,7 @@ impl SchedulingQueue {
     /// An unschedulable pod has to be tried again after its backoff, whatever happens: what it waited for has gone wrong.
     pub fn retry(&self, uid: &str) {
         let mut state = self.state.lock();
-        let Some(place @ Place::Unschedulable) = state.places.get(uid).copied() else { return };
+        let Some(place @ (Place::Unschedulable | Place::Aside)) = state.places.get(uid).copied() else { return };
         if let Some(queued) = state.take(uid, place) {
             if queued.gated {
                 state.wait(queued);
@@ -341,7 +342,7 @@ impl SchedulingQueue {
         let helped: Vec<String> = state
             .unschedulable
             .iter()
-            .filter(|(_, queued)| !queued.gated && queued.hold != Hold::Awaited && self.could_help(queued, event))
+            .filter(|(_, queued)| !queued.gated && self.could_help(queued, event))
             .map(|(uid, _)| uid.clone())
             .collect();
         for uid in &helped {
@@ -369,7 +370,7 @@ impl SchedulingQueue {
         Pending {
             active: state.active.len(),
             backoff: state.backoff.len() + state.error_backoff.len(),
-            unschedulable: state.unschedulable.len() - gated,
+            unschedulable: state.unschedulable.len() + state.aside.len() - gated,
             gated,
             in_flight: state.in_flight.values().sum(),
         }
@@ -383,7 +384,7 @@ impl SchedulingQueue {
     /// How many unschedulable pods each plugin has refused, by plugin and profile.
     pub fn refused(&self) -> BTreeMap<(&'static str, String), usize> {
         let (state, mut refused) = (self.state.lock(), BTreeMap::new());
-        for queued in state.unschedulable.values().filter(|queued| !queued.gated) {
+        for queued in state.unschedulable.values().chain(state.aside.values()).filter(|queued| !queued.gated) {
             let profile = self.profiles.of(&queued.pod).map(|profile| profile.name.clone()).unwrap_or_default();
             for plugin in &queued.refused_by {
                 *refused.entry((*plugin, profile.clone())).or_insert(0) += 1;
@@ -407,10 +408,9 @@ impl SchedulingQueue {
     }
 
     /// Active, but for what is left of its backoff and while it is not held.
-    fn requeue(&self, state: &mut State, mut queued: QueuedPod, why: &'static str) {
-        if queued.hold != Hold::None {
-            queued.hold = Hold::Awaited;
-            return state.wait(queued);
+    fn requeue(&self, state: &mut State, queued: QueuedPod, why: &'static str) {
+        if queued.held {
+            return state.set_aside(queued);
         }
         self.try_again(state, queued, why, State::back_off);
     }
@@ -458,11 +458,12 @@ impl SchedulingQueue {
         if state.late_at.is_none_or(|at| now < at) {
             return;
         }
-        let waiting = || state.unschedulable.iter().filter(|(_, queued)| !queued.gated);
+        let waiting = || state.unschedulable.iter().chain(&state.aside).filter(|(_, queued)| !queued.gated);
         let late: Vec<String> = waiting().filter(|(_, queued)| queued.since + LEFT_OVER <= now).map(|(uid, _)| uid.clone()).collect();
         state.late_at = waiting().map(|(_, queued)| queued.since + LEFT_OVER).filter(|at| *at > now).min();
         for uid in late {
-            if let Some(queued) = state.take(&uid, Place::Unschedulable) {
+            let place = state.places.get(&uid).copied();
+            if let Some(queued) = place.and_then(|place| state.take(&uid, place)) {
                 self.metrics.incoming.add(&["active", "UnschedulableTimeout"]);
                 state.activate(queued);
             }
@@ -503,6 +504,11 @@ impl State {
         self.unschedulable.insert(queued.pod.uid().to_owned(), queued);
     }
 
+    fn set_aside(&mut self, queued: QueuedPod) {
+        self.places.insert(queued.pod.uid().to_owned(), Place::Aside);
+        self.aside.insert(queued.pod.uid().to_owned(), queued);
+    }
+
     /// Its place among active pods.
     fn key(&mut self, queued: &QueuedPod) -> ActiveKey {
         self.sequence += 1;
@@ -516,6 +522,7 @@ impl State {
             Place::Backoff(key) => self.backoff.remove(&key),
             Place::ErrorBackoff(key) => self.error_backoff.remove(&key),
             Place::Unschedulable => self.unschedulable.remove(uid),
+            Place::Aside => self.aside.remove(uid),
             Place::InFlight(since) => {
                 self.landed(since);
                 None

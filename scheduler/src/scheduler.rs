@@ -116,6 +116,9 @@ impl Scheduler {
             }
             Err(mut error) => {
                 let outcome = cycle::post_filter(&profile.plugins, &pod, &context, search, rng, &mut error);
+                if error.nodes > 0 && profile.plugins.has(Point::PostFilter, "DefaultPreemption") {
+                    self.metrics.preemptions.fetch_add(1, Ordering::Relaxed);
+                }
                 self.metrics.attempt(&profile.name, "unschedulable", begun.elapsed());
                 let message = error.message();
                 tracing::debug!(pod = %pod.key(), message, "no node");
@@ -308,7 +311,10 @@ impl Scheduler {
                 tracing::debug!(pod = %other.key(), %error, "could not take the nomination back");
             }
         }
-        self.metrics.preemptions.fetch_add(1, Ordering::Relaxed);
+        if candidate.victims.iter().all(|victim| victim.is_terminating()) {
+            return;
+        }
+        let begun = Instant::now();
         #[allow(clippy::cast_precision_loss)] // A count of pods on a node.
         self.metrics.victims.observe(&[], candidate.victims.len() as f64);
         let preempt = async |victim: &Arc<PodInfo>| {
@@ -322,6 +328,7 @@ impl Scheduler {
         let preempted = stream::iter(others).map(&preempt).buffer_unordered(DELETIONS);
         // Where one of them stays there will be no room, and the last need not go.
         let failed = preempted.fold(false, async |any, failed| any || failed).await || preempt(last).await;
+        self.metrics.making_room.observe(&[if failed { "error" } else { "success" }], begun.elapsed().as_secs_f64());
         if failed {
             // No victim's end will wake it.
             self.queue.retry(pod.uid());

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{AuthInfo, Config};
 use kube::{Api, Client};
 use scheduler::config::Configuration;
@@ -160,7 +160,7 @@ async fn an_urgent_pod_takes_the_place_of_another() -> Result<()> {
     cluster.add_node("n1").await?;
     let class: PriorityClass = serde_json::from_value(json!({"metadata": {"name": "urgent"}, "value": 1000}))?;
     Api::all(cluster.client.clone()).create(&PostParams::default(), &class).await?;
-    cluster.add_pod("first", json!({"terminationGracePeriodSeconds": 0}), "4").await?;
+    cluster.add_pod("first", json!({"terminationGracePeriodSeconds": 3600}), "4").await?;
     until("the only node", async || cluster.node_of("first").await, |node| node.is_some()).await?;
     until(
         "the class known",
@@ -168,15 +168,26 @@ async fn an_urgent_pod_takes_the_place_of_another() -> Result<()> {
         |made| *made,
     )
     .await?;
-    let marked = async || {
-        let victim = cluster.pods.get_opt("first").await?;
-        Ok(victim.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some()))
+    let victim =
+        until("the first one deleted", async || Ok(cluster.pods.get("first").await?), |pod| pod.metadata.deletion_timestamp.is_some())
+            .await?;
+    let conditions = victim.status.and_then(|status| status.conditions).unwrap_or_default();
+    let told = conditions.iter().find(|condition| condition.type_ == "DisruptionTarget").context("it is told why")?;
+    assert_eq!((told.status.as_str(), told.reason.as_deref()), ("True", Some("PreemptionByScheduler")));
+    assert_eq!(told.message.as_deref(), Some("default-scheduler: preempting to accommodate a higher priority pod"));
+    let urgent = cluster.pods.get("urgent").await?.metadata.uid.context("every object has one")?;
+    let events: Api<Event> = Api::namespaced(cluster.client.clone(), "default");
+    let preempted = async || {
+        let events = events.list(&ListParams::default()).await?;
+        Ok(events.into_iter().find(|event| event.reason.as_deref() == Some("Preempted")))
     };
-    until("the first one deleted", marked, |deleted| *deleted).await?;
+    let event = until("the event", preempted, Option::is_some).await?.context("it is there")?;
+    assert_eq!(event.regarding.and_then(|about| about.name).as_deref(), Some("first"));
+    assert_eq!(event.related.and_then(|related| related.name).as_deref(), Some("urgent"));
+    assert_eq!(event.note, Some(format!("Preempted by pod {urgent} on node n1")));
+    assert_eq!((cluster.nominated("urgent").await?.as_deref(), cluster.node_of("urgent").await?), (Some("n1"), None), "it has to wait");
     // There is no kubelet to say that it has ended.
-    if cluster.pods.get_opt("first").await?.is_some() {
-        cluster.pods.delete("first", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
-    }
+    cluster.pods.delete("first", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
     until("its place", async || cluster.node_of("urgent").await, |node| node.as_deref() == Some("n1")).await?;
     assert_eq!(cluster.nominated("urgent").await?, None, "it is there");
     cluster.stop().await

@@ -93,7 +93,7 @@ pub struct ClientConnection {
     accept_content_types: String,
     content_type: String,
     qps: f32,
-    burst: i32,
+    pub burst: i32,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -230,6 +230,11 @@ leaderElection:
             ("nope: 1\n".to_owned(), "strict decoding error: unknown field \"nope\""),
             ("profiles:\n- nope: 1\n  schedulerName: a\n".to_owned(), "strict decoding error: unknown field \"profiles[0].nope\""),
             ("podMaxBackoffSeconds: soon\n".to_owned(), "invalid type: string \"soon\", expected i64"),
+            ("clientConnection: {burst: -1}\n".to_owned(), "clientConnection.burst: Invalid value: -1: must be non-negative"),
+            (
+                plugins("{queueSort: {enabled: [{name: PrioritySort}, {name: Other}]}}"),
+                "profiles[0].plugins.queueSort.Enabled: Invalid value: 2: only one queue sort plugin can be enabled",
+            ),
             ("parallelism: 0\n".to_owned(), "parallelism: Invalid value: 0: should be an integer value greater than zero"),
             ("percentageOfNodesToScore: 101\n".to_owned(), "percentageOfNodesToScore: Invalid value: 101: not in valid range [0-100]"),
             ("podInitialBackoffSeconds: 0\n".to_owned(), "podInitialBackoffSeconds: Invalid value: 0: must be greater than 0"),

@@ -13,6 +13,9 @@ const REMOVED: &[&str] = &["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEP
 /// Everything that is wrong.
 pub fn validate(file: &File, profiles: &[Profile]) -> ErrorList {
     let mut errors = ErrorList::new();
+    if file.client_connection.burst < 0 {
+        errors.invalid(&Path::new("clientConnection").child("burst"), file.client_connection.burst, "must be non-negative");
+    }
     let election = &file.leader_election;
     let path = Path::new("leaderElection");
     if election.leader_elect {
@@ -59,6 +62,10 @@ pub fn validate(file: &File, profiles: &[Profile]) -> ErrorList {
         if profile.plugins.queue_sort != profiles[0].plugins.queue_sort {
             errors.invalid(&path.child("plugins").child("queueSort"), profile.name.as_str(), "must be the same for all profiles");
         }
+    }
+    if let Some(sorting) = profiles.first().map(|profile| profile.plugins.queue_sort.enabled.len()).filter(|count| *count > 1) {
+        let path = Path::new("profiles").index(0).child("plugins").child("queueSort").child("Enabled");
+        errors.invalid(&path, sorting, "only one queue sort plugin can be enabled");
     }
     percentage(&mut errors, &Path::new("percentageOfNodesToScore"), file.percentage_of_nodes_to_score);
     if file.pod_initial_backoff_seconds <= 0 {
