@@ -5,13 +5,15 @@
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::ops::{DeleteOptions, Op, Request, namespace_is_terminating};
 use crate::trigger_times::{self, TriggerTimes};
+use crate::written::Written;
 use crate::{children, pods, services};
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use std::collections::BTreeMap;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,28 +32,50 @@ pub struct EndpointsController {
     pods: Arc<Cache<Pod>>,
     endpoints: Arc<Cache<Endpoints>>,
     trigger_times: TriggerTimes,
+    written: Written,
+    /// Services that are looked at again once the cache has what was written for them.
+    waiting: Arc<Mutex<HashSet<ObjectKey>>>,
 }
 
 impl EndpointsController {
     /// With the shared caches.
     pub fn new(context: Context) -> Self {
         let (services, pods, endpoints) = (context.caches.of(), context.caches.of(), context.caches.of());
-        Self { services, pods, endpoints, trigger_times: TriggerTimes::default(), context }
+        Self {
+            services,
+            pods,
+            endpoints,
+            trigger_times: TriggerTimes::default(),
+            written: Written::default(),
+            waiting: Arc::default(),
+            context,
+        }
     }
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(service) = self.services.get(key) else {
             self.trigger_times.forget(key);
+            self.written.forget(key);
             self.context.executor.send(Request::delete::<Endpoints>(key, &DeleteOptions::default())).await?;
             return Ok(None);
         };
         let Some(selector) = services::selector(&service) else { return Ok(None) };
+        // Before the look into the cache, so that what arrives after it is not missed.
+        self.waiting.lock().insert(key.clone());
+        let present = self.endpoints.get(key);
+        if present.as_deref().is_some_and(|present| !self.written.has_seen(present)) {
+            return Ok(None);
+        }
+        self.waiting.lock().remove(key);
         let pods = services::pods_of(&service, &selector, &self.pods);
         let since = self.trigger_times.since_last(&service, &pods);
-        let Some(request) = plan(&service, &pods, self.endpoints.get(key).as_deref(), since) else { return Ok(None) };
+        let Some(request) = plan(&service, &pods, present.as_deref(), since) else { return Ok(None) };
         let creates = request.method == "POST";
         match self.context.executor.send(request).await {
-            Ok(_) => Ok(None),
+            Ok(answer) => {
+                self.written.note(key, &answer);
+                Ok(None)
+            }
             Err(error) if namespace_is_terminating(&error) => Ok(None),
             Err(error) => {
                 let (reason, verb) = if creates { ("FailedToCreateEndpoint", "create") } else { ("FailedToUpdateEndpoint", "update") };
@@ -195,10 +219,11 @@ impl Controller for EndpointsController {
                 keys.add(ObjectKey::of(left.as_ref()));
             }
         }
-        let (queue, services) = (keys.clone(), self.services.clone());
+        let (queue, services, waiting) = (keys.clone(), self.services.clone(), self.waiting.clone());
         self.endpoints.subscribe(move |change| {
             let key = ObjectKey::of(change.object().as_ref());
-            if matches!(change, Change::Deleted(_)) && services.get(&key).is_some() {
+            let is_waited_for = waiting.lock().remove(&key);
+            if is_waited_for || matches!(change, Change::Deleted(_)) && services.get(&key).is_some() {
                 queue.add(key);
             }
         });

@@ -89,6 +89,11 @@ impl Invariants {
         self.died.entry(controller(pod).unwrap_or_default().to_owned()).or_default().push(self.now);
     }
 
+    /// To how many creations of pods the answer got lost.
+    pub fn unanswered(&self) -> i64 {
+        i64::try_from(self.lost.len()).unwrap_or(i64::MAX)
+    }
+
     fn slack(&self) -> i64 {
         let since = self.now.saturating_sub(WINDOW);
         i64::try_from(self.lost.iter().filter(|at| **at >= since).count()).unwrap_or(i64::MAX)

@@ -96,7 +96,7 @@ async fn end(world: &Arc<World>, scenario: &Scenario, rng: &mut SmallRng) -> Res
             continue;
         }
         looked_at = world.length();
-        open = world.look(|objects| scenario.unfinished(objects));
+        open = scenario.unfinished(world);
         if open.is_empty() {
             break;
         }
@@ -109,7 +109,7 @@ async fn end(world: &Arc<World>, scenario: &Scenario, rng: &mut SmallRng) -> Res
     if changes > 0 || more > 0 {
         return Err(format!("{changes} changes and {more} requests after all was done"));
     }
-    let open = world.look(|objects| scenario.unfinished(objects));
+    let open = scenario.unfinished(world);
     if open.is_empty() { Ok(()) } else { Err(format!("it did not last: {}", open.join("; "))) }
 }
 

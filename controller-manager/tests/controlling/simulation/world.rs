@@ -162,6 +162,11 @@ impl World {
         }
     }
 
+    /// To how many creations of pods the answer got lost.
+    pub fn unanswered(&self) -> i64 {
+        self.state.lock().invariants.unanswered()
+    }
+
     /// A pod is about to stop serving, by no controller's doing.
     pub fn dies(&self, pod: &Value) {
         self.state.lock().invariants.died(pod);
