@@ -48,6 +48,7 @@ fn spec(spec: PodSpec) -> PodSpec {
         affinity: spec.affinity,
         containers: spec.containers.into_iter().map(container).collect(),
         hostname: spec.hostname,
+        image_pull_secrets: spec.image_pull_secrets,
         init_containers: spec.init_containers.map(|containers| containers.into_iter().map(container).collect()),
         node_name: spec.node_name,
         overhead: spec.overhead,
@@ -70,6 +71,11 @@ fn container(container: Container) -> Container {
     // A port without a name is only found by its number, which is the Service's own.
     let named = |port: ContainerPort| port.name.is_some().then_some(ContainerPort { host_ip: None, host_port: None, ..port });
     Container {
+        env: filled(container.env, |value| {
+            let names_secret = value.value_from.as_ref().is_some_and(|from| from.secret_key_ref.is_some());
+            names_secret.then_some(value)
+        }),
+        env_from: filled(container.env_from, |source| source.secret_ref.is_some().then_some(source)),
         name: container.name,
         ports: filled(container.ports, named),
         resources: container.resources.filter(|resources| resources.requests.is_some() || resources.limits.is_some()),
@@ -80,7 +86,11 @@ fn container(container: Container) -> Container {
 
 /// Volumes behind which there is another object that a controller looks after.
 fn volume_is_read(volume: &Volume) -> bool {
-    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.secret.is_some()
+    let projects_secret = || {
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        sources.into_iter().any(|source| source.secret.is_some())
+    };
+    volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || volume.secret.is_some() || projects_secret()
 }
 
 fn status(status: PodStatus, is_going: bool) -> PodStatus {

@@ -60,12 +60,27 @@ fn was_generated(secret: &Secret, account: Option<&ServiceAccount>) -> bool {
     })
 }
 
-fn is_mounted(secret: &Secret, pods: &[Arc<Pod>]) -> bool {
-    let volumes = pods.iter().flat_map(|pod| pod.spec.iter()).flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.filter_map(|volume| volume.secret.as_ref()).any(|source| source.secret_name == secret.metadata.name)
+/// The secrets that a pod names, in its volumes, its environment or to pull its images.
+fn named_by(pod: &Pod) -> impl Iterator<Item = &str> {
+    let spec = || pod.spec.iter();
+    let volumes = spec().flat_map(|spec| spec.volumes.iter().flatten());
+    let mounted = volumes.clone().filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref());
+    let sources = volumes.flat_map(|volume| volume.projected.iter()).flat_map(|projected| projected.sources.iter().flatten());
+    let projected = sources.filter_map(|source| source.secret.as_ref()).map(|secret| secret.name.as_str());
+    let containers = || spec().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let values = containers().flat_map(|container| container.env.iter().flatten());
+    let variables = values.filter_map(|value| value.value_from.as_ref()?.secret_key_ref.as_ref()).map(|key| key.name.as_str());
+    let environments = containers().flat_map(|container| container.env_from.iter().flatten());
+    let whole = environments.filter_map(|source| source.secret_ref.as_ref()).map(|secret| secret.name.as_str());
+    let pulls = spec().flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| secret.name.as_str());
+    mounted.chain(projected).chain(variables).chain(whole).chain(pulls)
 }
 
-/// What to do about one that was generated and is not mounted. `since`: when uses began to be noted.
+fn is_named(secret: &Secret, pods: &[Arc<Pod>]) -> bool {
+    pods.iter().flat_map(|pod| named_by(pod)).any(|name| secret.metadata.name.as_deref() == Some(name))
+}
+
+/// What to do about one that was generated and that no pod names. `since`: when uses began to be noted.
 fn plan(secret: &Secret, since: Timestamp, Period(period): Period, now: Timestamp) -> Option<Op> {
     let key = ObjectKey::of(secret);
     let made = secret.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
@@ -107,7 +122,7 @@ impl LegacyTokens {
         let now = Timestamp::now();
         let period = self.context.settings.unused_tokens;
         let young = secret.metadata.creation_timestamp.as_ref().is_none_or(|made| now < made.0 + period.0);
-        if young || !was_generated(&secret, account.as_deref()) || is_mounted(&secret, &self.pods.in_namespace(&key.namespace)) {
+        if young || !was_generated(&secret, account.as_deref()) || is_named(&secret, &self.pods.in_namespace(&key.namespace)) {
             return Ok(Some(EVERY));
         }
         let (namespace, name, field) = TRACKING;
@@ -137,6 +152,7 @@ impl Controller for LegacyTokens {
 mod tests {
     use super::*;
     use crate::trim::held;
+    use serde_json::Value;
 
     #[test]
     fn unused_tokens_are_marked_and_then_deleted() {
@@ -167,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_user_made_or_a_pod_mounts_stays() {
+    fn what_a_user_made_or_a_pod_names_stays() {
         let secret: Secret = serde_json::from_value(json!({"metadata": {"name": "s", "annotations": {ACCOUNT_UID: "u"}}})).unwrap();
         let account = |uid: &str, listed: &str| -> ServiceAccount {
             serde_json::from_value(json!({"metadata": {"name": "a", "uid": uid}, "secrets": [{"name": listed}]})).unwrap()
@@ -176,9 +192,19 @@ mod tests {
             assert_eq!(was_generated(&secret, Some(&account)), expected);
         }
         assert!(!was_generated(&secret, None));
-        let volumes = json!([{"name": "v", "secret": {"secretName": "s"}}]);
-        let pod = held(json!({"metadata": {"name": "p"}, "spec": {"containers": [], "volumes": volumes}}));
-        assert!(is_mounted(&secret, &[Arc::new(pod)]));
-        assert!(!is_mounted(&secret, &[]));
+        let container = |more: Value| json!({"containers": [], "initContainers": [more]});
+        for (spec, expected) in [
+            (json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "s"}}]}), true),
+            (json!({"containers": [], "volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}]}}]}), true),
+            (json!({"containers": [], "volumes": [{"name": "v", "secret": {"secretName": "other"}}]}), false),
+            (json!({"containers": [], "imagePullSecrets": [{"name": "s"}]}), true),
+            (container(json!({"name": "c", "env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": "s", "key": "token"}}}]})), true),
+            (container(json!({"name": "c", "env": [{"name": "E", "value": "s"}]})), false),
+            (container(json!({"name": "c", "envFrom": [{"secretRef": {"name": "s"}}]})), true),
+            (container(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "s"}}]})), false),
+        ] {
+            let pod = held(json!({"metadata": {"name": "p"}, "spec": spec}));
+            assert_eq!(is_named(&secret, &[Arc::new(pod)]), expected, "{spec}");
+        }
     }
 }

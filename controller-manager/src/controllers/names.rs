@@ -61,7 +61,7 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("cloud-node-lifecycle-controller", "there is no cloud that could say that a machine is gone"),
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "the kind is not served: its feature is off by default upstream"),
     ("storageversion-garbage-collector-controller", "the kind is not served: its feature is off by default upstream"),
-    ("validatingadmissionpolicy-status-controller", "expressions are not checked for their types"),
+    ("validatingadmissionpolicy-status-controller", "the apiserver checks expressions for their types"),
     ("service-cidr-controller", "the apiserver has one range, from its flag"),
     ("storage-version-migrator-controller", "the kind is not served: its feature is off by default upstream"),
     ("selinux-warning-controller", "off by default upstream; no kubelet of ours mounts with SELinux labels"),
