@@ -9,19 +9,21 @@ fn cpus(k: &Kubectl<'_>) -> u64 {
     text.parse().unwrap_or_else(|_| panic!("whole CPUs: {text:?}"))
 }
 
+/// Puts two of a resource of the test's own on the node, so that no other test is short of it, or takes it away again. Answers the node and the resource.
+pub fn own_resource(k: &Kubectl<'_>, there: bool) -> (String, String) {
+    let node = k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let (op, value) = if there { ("add", r#", "value": "2""#) } else { ("remove", "") };
+    let one = |list: &str| format!(r#"{{"op": "{op}", "path": "/status/{list}/example.com~1{}"{value}}}"#, k.namespace);
+    let patch = format!("[{}, {}]", one("capacity"), one("allocatable"));
+    k.ok(&["patch", "node", &node, "--subresource=status", "--type=json", "-p", &patch]);
+    (node, format!("example.com/{}", k.namespace))
+}
+
 /// Proves POD-13: requests decide, and room that appears is used.
 #[test]
 fn a_pod_waits_for_room_and_takes_it() {
     for_each_kubectl(Cluster::shared(), "room", |k| {
-        // A resource of the test's own, so that no other test is short of it.
-        let name = format!("example.com/{}", k.namespace);
-        let node = k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
-        let patch = |op: &str, value: &str| {
-            let one = |list: &str| format!(r#"{{"op": "{op}", "path": "/status/{list}/example.com~1{}"{value}}}"#, k.namespace);
-            let patch = format!("[{}, {}]", one("capacity"), one("allocatable"));
-            k.ok(&["patch", "node", &node, "--subresource=status", "--type=json", "-p", &patch]);
-        };
-        patch("add", r#", "value": "2""#);
+        let (_, name) = own_resource(k, true);
         let pod = |pod: &str| {
             format!(
                 "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}}}\nspec: {{terminationGracePeriodSeconds: 0, containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '1000'], \
@@ -39,7 +41,7 @@ fn a_pod_waits_for_room_and_takes_it() {
         k.ok(&["delete", "pod", "first", "--now"]);
         k.until("pod", "second", "{.status.conditions[?(@.type==\"PodScheduled\")].status}", "True");
         k.ok(&["delete", "pod", "second", "--now"]);
-        patch("remove", "");
+        own_resource(k, false);
     });
 }
 
