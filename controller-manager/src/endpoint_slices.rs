@@ -32,7 +32,7 @@ pub struct Limits {
     pub endpoints_wait: Duration,
     /// The wait before EndpointSlices (`--endpointslice-updates-batch-period`).
     pub slices_wait: Duration,
-    /// The wait before mirrored ones (`--mirroring-endpointslice-updates-batch-period`).
+    /// The wait before a change of a mirrored one is looked at (`--mirroring-endpointslice-updates-batch-period`).
     pub mirror_wait: Duration,
 }
 

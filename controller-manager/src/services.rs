@@ -149,6 +149,19 @@ mod tests {
     use crate::trim::held;
     use serde_json::json;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_a_pod_waits_for_others() {
+        for wait in [Duration::ZERO, Duration::from_secs(5)] {
+            let (pods, services, keys) = (Cache::default(), Arc::new(Cache::default()), Keys::default());
+            let service = json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": {"selector": {"app": "web"}}});
+            services.replace(vec![serde_json::from_value(service).unwrap()]);
+            watch_pods(&pods, &services, &keys, wait);
+            let begun = tokio::time::Instant::now();
+            pods.apply(held(json!({"metadata": {"namespace": "ns", "name": "p", "labels": {"app": "web"}}})));
+            assert_eq!((keys.get().await, begun.elapsed()), (Some(ObjectKey::new("ns", "s")), wait));
+        }
+    }
+
     #[test]
     fn ports_by_number_and_by_name() {
         let pod = held(json!({"spec": {

@@ -100,7 +100,7 @@ fn a_cron_job_makes_jobs() {
         let minutes = first.strip_prefix("c-").and_then(|minutes| minutes.parse::<i64>().ok());
         assert!(minutes.is_some_and(|minutes| minutes > 29_000_000), "named after its minute: {first}");
         assert_eq!(k.field("job", first, owner), "CronJob c");
-        assert_eq!(k.field("cronjob", "c", "{.status.active[0].name}"), *first);
+        k.until("cronjob", "c", "{.status.active[0].name}", first);
 
         // The next minute comes while that Job runs.
         let not_again = "Not starting job because prior execution is running and concurrency policy is Forbid";

@@ -146,7 +146,7 @@ impl Controller for MirroringController {
     fn watch(self: Arc<Self>, keys: &Keys) {
         watch_all(&self.services, keys);
         watch_all(&self.endpoints, keys);
-        let (queue, controller) = (keys.clone(), self.clone());
+        let (queue, controller, wait) = (keys.clone(), self.clone(), self.context.settings.endpoints.mirror_wait);
         self.slices.subscribe(move |change| {
             let slice = change.object();
             let ours = |slice: &Arc<EndpointSlice>| {
@@ -157,7 +157,7 @@ impl Controller for MirroringController {
                 controller.written.deleted(&service, slice.as_ref());
             }
             if ours(slice) || change.old().is_some_and(ours) {
-                queue.add(service);
+                queue.add_after(service, wait);
             }
         });
     }

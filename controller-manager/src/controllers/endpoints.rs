@@ -5,15 +5,14 @@
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::ops::{DeleteOptions, Op, Request, namespace_is_terminating};
 use crate::trigger_times::{self, TriggerTimes};
-use crate::written::Written;
+use crate::written::WrittenChildren;
 use crate::{children, pods, services};
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,24 +31,14 @@ pub struct EndpointsController {
     pods: Arc<Cache<Pod>>,
     endpoints: Arc<Cache<Endpoints>>,
     trigger_times: TriggerTimes,
-    written: Written,
-    /// Services that are looked at again once the cache has what was written for them.
-    waiting: Arc<Mutex<HashSet<ObjectKey>>>,
+    written: WrittenChildren,
 }
 
 impl EndpointsController {
     /// With the shared caches.
     pub fn new(context: Context) -> Self {
         let (services, pods, endpoints) = (context.caches.of(), context.caches.of(), context.caches.of());
-        Self {
-            services,
-            pods,
-            endpoints,
-            trigger_times: TriggerTimes::default(),
-            written: Written::default(),
-            waiting: Arc::default(),
-            context,
-        }
+        Self { services, pods, endpoints, trigger_times: TriggerTimes::default(), written: WrittenChildren::default(), context }
     }
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
@@ -60,13 +49,10 @@ impl EndpointsController {
             return Ok(None);
         };
         let Some(selector) = services::selector(&service) else { return Ok(None) };
-        // Before the look into the cache, so that what arrives after it is not missed.
-        self.waiting.lock().insert(key.clone());
         let present = self.endpoints.get(key);
-        if present.as_deref().is_some_and(|present| !self.written.has_seen(present)) {
-            return Ok(None);
+        if let Some(wait) = self.written.wait(key, present.as_slice()) {
+            return Ok(Some(wait));
         }
-        self.waiting.lock().remove(key);
         let pods = services::pods_of(&service, &selector, &self.pods);
         let since = self.trigger_times.since_last(&service, &pods);
         let Some(request) = plan(&service, &pods, present.as_deref(), since) else { return Ok(None) };
@@ -219,11 +205,14 @@ impl Controller for EndpointsController {
                 keys.add(ObjectKey::of(left.as_ref()));
             }
         }
-        let (queue, services, waiting) = (keys.clone(), self.services.clone(), self.waiting.clone());
+        let (queue, controller) = (keys.clone(), self.clone());
         self.endpoints.subscribe(move |change| {
             let key = ObjectKey::of(change.object().as_ref());
-            let is_waited_for = waiting.lock().remove(&key);
-            if is_waited_for || matches!(change, Change::Deleted(_)) && services.get(&key).is_some() {
+            let is_awaited = controller.written.is_awaited(&key);
+            if let Change::Deleted(gone) = change {
+                controller.written.deleted(&key, gone.as_ref());
+            }
+            if is_awaited || matches!(change, Change::Deleted(_)) && controller.services.get(&key).is_some() {
                 queue.add(key);
             }
         });

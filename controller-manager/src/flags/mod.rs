@@ -58,7 +58,7 @@ pub struct Flags {
     /// The same for EndpointSlices.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub endpointslice_updates_batch_period: Duration,
-    /// The same for Endpoints that are mirrored.
+    /// How long changes of mirrored EndpointSlices wait for others before they are looked at.
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub mirroring_endpointslice_updates_batch_period: Duration,
     /// Features to switch on or off, as NAME=true. None of this version's has anything to do with controllers that there are: only its form is checked.

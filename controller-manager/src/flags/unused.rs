@@ -45,7 +45,7 @@ const TABLE: &[Row] = &[
         switches: &["enable-hostpath-provisioner"],
     },
     Row {
-        why: "expressions of policies are not checked for their types",
+        why: "the apiserver checks policies' expressions for their types",
         valued: &["concurrent-validating-admission-policy-status-syncs"],
         switches: &[],
     },

@@ -41,8 +41,8 @@ pub struct Invariants {
     /// By name of a workload: whether it has served as it should since somebody interfered.
     reached: BTreeMap<String, bool>,
     interfered: Duration,
-    /// When the answer to a pod's creation got lost.
-    lost: Vec<Duration>,
+    /// Whose pod's creation got no answer, and when.
+    lost: Vec<(String, Duration)>,
     /// Pods that died without a controller's doing, by their controller: when.
     died: BTreeMap<String, Vec<Duration>>,
     now: Duration,
@@ -80,8 +80,8 @@ impl Invariants {
     }
 
     /// A pod was created and nobody was told.
-    pub fn lost(&mut self) {
-        self.lost.push(self.now);
+    pub fn lost(&mut self, pod: &Value) {
+        self.lost.push((controller(pod).unwrap_or_default().to_owned(), self.now));
     }
 
     /// A pod stops serving by chance.
@@ -89,14 +89,14 @@ impl Invariants {
         self.died.entry(controller(pod).unwrap_or_default().to_owned()).or_default().push(self.now);
     }
 
-    /// To how many creations of pods the answer got lost.
-    pub fn unanswered(&self) -> i64 {
-        i64::try_from(self.lost.len()).unwrap_or(i64::MAX)
+    /// To how many creations of an owner's pods the answer got lost.
+    pub fn unanswered(&self, owner: &str) -> i64 {
+        i64::try_from(self.lost.iter().filter(|(of, _)| of == owner).count()).unwrap_or(i64::MAX)
     }
 
     fn slack(&self) -> i64 {
         let since = self.now.saturating_sub(WINDOW);
-        i64::try_from(self.lost.iter().filter(|at| **at >= since).count()).unwrap_or(i64::MAX)
+        i64::try_from(self.lost.iter().filter(|(_, at)| *at >= since).count()).unwrap_or(i64::MAX)
     }
 
     fn check(&mut self, holds: bool, why: impl FnOnce() -> String) {

@@ -138,7 +138,8 @@ impl Scenario {
 
     /// What is not yet as it should be at the end.
     pub fn unfinished(&self, world: &World) -> Vec<String> {
-        let unanswered = world.unanswered();
+        let job = world.look(|objects| objects.get(&("jobs", "jobs".to_owned())).map(|job| text(job, "/metadata/uid").to_owned()));
+        let unanswered = world.unanswered(&job.unwrap_or_default());
         world.look(|objects| self.unfinished_of(objects, unanswered))
     }
 
@@ -283,7 +284,7 @@ fn budgeted(kind: &str, objects: &Objects, open: &mut Vec<String>) {
     }
 }
 
-/// `unanswered`: so many pods may have been created once more, since nobody was told of the first.
+/// `unanswered`: so many pods of a Job may have been created once more, since nobody was told of the first.
 fn end_of(kind: &str, object: &Value, objects: &Objects, unanswered: i64, open: &mut Vec<String>) {
     let mut expect = |holds: bool, what: &str| {
         if !holds {

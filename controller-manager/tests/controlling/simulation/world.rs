@@ -158,13 +158,13 @@ impl World {
     /// The answer to a creation got lost.
     pub fn lost(&self, created: &Value) {
         if created["kind"] == "Pod" {
-            self.state.lock().invariants.lost();
+            self.state.lock().invariants.lost(created);
         }
     }
 
-    /// To how many creations of pods the answer got lost.
-    pub fn unanswered(&self) -> i64 {
-        self.state.lock().invariants.unanswered()
+    /// To how many creations of an owner's pods the answer got lost.
+    pub fn unanswered(&self, owner: &str) -> i64 {
+        self.state.lock().invariants.unanswered(owner)
     }
 
     /// A pod is about to stop serving, by no controller's doing.
