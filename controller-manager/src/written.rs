@@ -110,11 +110,6 @@ impl WrittenChildren {
         wait
     }
 
-    /// Whether something was written for the owner since it was last asked what is worth waiting for.
-    pub fn is_awaited(&self, owner: &ObjectKey) -> bool {
-        self.by_owner.lock().contains_key(owner)
-    }
-
     /// The cache told that a child is gone: nothing of it will be seen any more.
     pub fn deleted<K: Resource>(&self, owner: &ObjectKey, child: &K) {
         if let Some(children) = self.by_owner.lock().get_mut(owner) {
@@ -151,12 +146,11 @@ mod tests {
         let (written, owner) = (WrittenChildren::default(), ObjectKey::new("ns", "owner"));
         let answer = |revision: &str| json!({"metadata": {"uid": "u", "resourceVersion": revision}});
         let cached = |revision: &str| [Arc::new(serde_json::from_value::<Pod>(answer(revision)).unwrap())];
-        assert_eq!((written.wait::<Pod>(&owner, &[]), written.is_awaited(&owner)), (None, false));
+        assert_eq!(written.wait::<Pod>(&owner, &[]), None);
         written.note(&owner, &answer("10"));
-        assert!(written.is_awaited(&owner));
         assert_eq!(written.wait::<Pod>(&owner, &[]), Some(UNSEEN));
         assert_eq!(written.wait(&owner, &cached("9")), Some(UNSEEN));
-        assert_eq!((written.wait(&owner, &cached("10")), written.is_awaited(&owner)), (None, false));
+        assert_eq!(written.wait(&owner, &cached("10")), None);
         written.note_deletion(&owner, "u");
         assert_eq!(written.wait(&owner, &cached("10")), Some(UNSEEN));
         assert_eq!(written.wait::<Pod>(&owner, &[]), None);

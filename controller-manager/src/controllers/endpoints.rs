@@ -5,9 +5,8 @@
 use crate::controller::{Context, Controller, Keys, watch_all};
 use crate::ops::{DeleteOptions, Op, Request, namespace_is_terminating};
 use crate::trigger_times::{self, TriggerTimes};
-use crate::written::WrittenChildren;
 use crate::{children, pods, services};
-use client::{Cache, Change, ObjectKey};
+use client::{Cache, ObjectKey};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service};
@@ -31,37 +30,28 @@ pub struct EndpointsController {
     pods: Arc<Cache<Pod>>,
     endpoints: Arc<Cache<Endpoints>>,
     trigger_times: TriggerTimes,
-    written: WrittenChildren,
 }
 
 impl EndpointsController {
     /// With the shared caches.
     pub fn new(context: Context) -> Self {
         let (services, pods, endpoints) = (context.caches.of(), context.caches.of(), context.caches.of());
-        Self { services, pods, endpoints, trigger_times: TriggerTimes::default(), written: WrittenChildren::default(), context }
+        Self { services, pods, endpoints, trigger_times: TriggerTimes::default(), context }
     }
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(service) = self.services.get(key) else {
             self.trigger_times.forget(key);
-            self.written.forget(key);
             self.context.executor.send(Request::delete::<Endpoints>(key, &DeleteOptions::default())).await?;
             return Ok(None);
         };
         let Some(selector) = services::selector(&service) else { return Ok(None) };
-        let present = self.endpoints.get(key);
-        if let Some(wait) = self.written.wait(key, present.as_slice()) {
-            return Ok(Some(wait));
-        }
         let pods = services::pods_of(&service, &selector, &self.pods);
         let since = self.trigger_times.since_last(&service, &pods);
-        let Some(request) = plan(&service, &pods, present.as_deref(), since) else { return Ok(None) };
+        let Some(request) = plan(&service, &pods, self.endpoints.get(key).as_deref(), since) else { return Ok(None) };
         let creates = request.method == "POST";
         match self.context.executor.send(request).await {
-            Ok(answer) => {
-                self.written.note(key, &answer);
-                Ok(None)
-            }
+            Ok(_) => Ok(None),
             Err(error) if namespace_is_terminating(&error) => Ok(None),
             Err(error) => {
                 let (reason, verb) = if creates { ("FailedToCreateEndpoint", "create") } else { ("FailedToUpdateEndpoint", "update") };
@@ -205,14 +195,11 @@ impl Controller for EndpointsController {
                 keys.add(ObjectKey::of(left.as_ref()));
             }
         }
-        let (queue, controller) = (keys.clone(), self.clone());
+        // Also after every write of its own: what it has decided since was on what the cache had before, and a write may be carried out though it failed.
+        let (queue, services) = (keys.clone(), self.services.clone());
         self.endpoints.subscribe(move |change| {
             let key = ObjectKey::of(change.object().as_ref());
-            let is_awaited = controller.written.is_awaited(&key);
-            if let Change::Deleted(gone) = change {
-                controller.written.deleted(&key, gone.as_ref());
-            }
-            if is_awaited || matches!(change, Change::Deleted(_)) && controller.services.get(&key).is_some() {
+            if services.get(&key).is_some() {
                 queue.add(key);
             }
         });
