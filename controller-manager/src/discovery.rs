@@ -35,7 +35,7 @@ impl Served {
     }
 }
 
-/// All kinds in the version that the apiserver prefers. Asks for everything at once; where that is not served, group by group.
+/// All kinds in the version that the apiserver prefers, by the names of their groups. Asks for everything at once; where that is not served, group by group.
 pub async fn served(client: &Client) -> anyhow::Result<Vec<Served>> {
     let discovery = match Discovery::new(client.clone()).run_aggregated().await {
         Ok(discovery) => discovery,
@@ -49,7 +49,8 @@ pub async fn served(client: &Client) -> anyhow::Result<Vec<Served>> {
         namespaced: capabilities.scope == Scope::Namespaced,
         verbs: capabilities.operations,
     };
-    let mut kinds: Vec<Served> = discovery.groups().flat_map(|group| group.recommended_resources()).map(one).collect();
+    let mut kinds: Vec<Served> =
+        discovery.groups_alphabetical().into_iter().flat_map(|group| group.recommended_resources()).map(one).collect();
     // Events are served in two groups, and are the same objects.
     kinds.retain(|kind| kind.resource.group != "events.k8s.io");
     Ok(kinds)

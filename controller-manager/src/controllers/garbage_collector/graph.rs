@@ -3,7 +3,7 @@
 //! An object is known by its UID. Every change answers with the UIDs that have to be looked at because of it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The finalizer of an object whose dependents go first.
@@ -12,7 +12,7 @@ pub const FOREGROUND: &str = "foregroundDeletion";
 pub const ORPHAN: &str = "orphan";
 
 /// A kind, by `apiVersion` and `kind`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KindName {
     /// `apps/v1`.
     pub api_version: String,
@@ -69,6 +69,11 @@ impl Object {
         self.deleting && self.foreground
     }
 
+    /// Whether it waits for its dependents to be told that they have no owner any more.
+    pub fn leaves_dependents(&self) -> bool {
+        self.deleting && self.orphan
+    }
+
     /// Whether its reference to an owner holds that owner's deletion up.
     fn blocks(&self, owner: &str) -> bool {
         self.owners.iter().any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
@@ -83,12 +88,12 @@ impl Object {
     }
 }
 
-/// All objects. Of each only what is above is kept.
+/// All objects, in an order that does not depend on chance. Of each only what is above is kept.
 #[derive(Default)]
 pub struct Graph {
-    objects: HashMap<String, Object>,
+    objects: BTreeMap<String, Object>,
     /// By the owner's UID, whether the owner is known or not.
-    dependents: HashMap<String, HashSet<String>>,
+    dependents: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Graph {
@@ -112,18 +117,20 @@ impl Graph {
         self.objects.values().filter(|object| *object.kind == *kind).map(|object| object.uid.clone()).collect()
     }
 
-    /// The UIDs of objects with an owner that is not known: it may never have been, or have gone while nobody watched.
-    pub fn with_unknown_owners(&self) -> Vec<String> {
+    /// The UIDs of what has to be looked at once all is known, for it may have come about while nobody watched: objects with an owner that is not known, and
+    /// deletions that wait for dependents.
+    pub fn unsettled(&self) -> Vec<String> {
         let unknown = self.dependents.iter().filter(|(owner, _)| !self.objects.contains_key(*owner));
-        unknown.flat_map(|(_, dependents)| dependents.iter().cloned()).collect()
+        let waiting = self.objects.values().filter(|object| object.waits_for_dependents() || object.leaves_dependents());
+        unknown.flat_map(|(_, dependents)| dependents.iter().cloned()).chain(waiting.map(|object| object.uid.clone())).collect()
     }
 
     /// An object is there or has changed.
     pub fn apply(&mut self, object: Object) -> Vec<String> {
         let mut look = Vec::new();
         let old = self.objects.insert(object.uid.clone(), object.clone());
-        let before: HashSet<String> = old.iter().flat_map(|old| old.owners.iter().map(|owner| owner.uid.clone())).collect();
-        let after: HashSet<String> = object.owners.iter().map(|owner| owner.uid.clone()).collect();
+        let before: BTreeSet<String> = old.iter().flat_map(|old| old.owners.iter().map(|owner| owner.uid.clone())).collect();
+        let after: BTreeSet<String> = object.owners.iter().map(|owner| owner.uid.clone()).collect();
         for gone in before.difference(&after) {
             self.unlink(gone, &object.uid);
         }
@@ -142,7 +149,7 @@ impl Graph {
             look.push(object.uid.clone());
             look.extend(self.dependents.get(&object.uid).into_iter().flatten().cloned());
         }
-        if started(|object| object.deleting && object.orphan) {
+        if started(Object::leaves_dependents) {
             look.push(object.uid.clone());
         }
         look
@@ -210,7 +217,7 @@ mod tests {
         assert_eq!(graph.apply(object("owner", &[])), [] as [&str; 0]);
         assert_eq!(graph.apply(object("a", &["owner"])), [] as [&str; 0]);
         assert_eq!(graph.apply(object("b", &["owner", "unknown"])), ["b"], "an owner that nobody knows");
-        assert_eq!(graph.with_unknown_owners(), ["b"]);
+        assert_eq!(graph.unsettled(), ["b"]);
         assert_eq!(sorted(graph.remove("owner")), ["a", "b"], "its dependents");
 
         let mut graph = Graph::default();
@@ -218,6 +225,7 @@ mod tests {
         graph.apply(object("a", &["owner"]));
         let waiting = Object { deleting: true, foreground: true, ..object("owner", &[]) };
         assert_eq!(sorted(graph.apply(waiting.clone())), ["a", "owner"], "it starts to wait");
+        assert_eq!(graph.unsettled(), ["owner"], "whoever comes later finds it waiting");
         assert_eq!(graph.apply(waiting), [] as [&str; 0], "once");
         assert_eq!(sorted(graph.apply(object("late", &["owner"]))), ["late", "owner"]);
         graph.remove("late");
@@ -228,6 +236,7 @@ mod tests {
         let mut graph = Graph::default();
         graph.apply(object("owner", &[]));
         assert_eq!(graph.apply(Object { deleting: true, orphan: true, ..object("owner", &[]) }), ["owner"]);
+        assert_eq!(graph.unsettled(), ["owner"]);
     }
 
     #[test]

@@ -20,10 +20,11 @@ use kube::core::{DynamicObject, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How soon to ask again for the kinds after a definition has changed, or after asking has failed.
@@ -33,10 +34,10 @@ const REDISCOVER: Duration = Duration::from_secs(1);
 pub struct GarbageCollector {
     context: Context,
     graph: Mutex<Graph>,
-    kinds: Mutex<HashMap<KindName, Watched>>,
+    kinds: Mutex<BTreeMap<KindName, Watched>>,
     definitions_changed: Notify,
     /// Objects to look at once every kind has been listed.
-    noted: Mutex<HashSet<String>>,
+    noted: Mutex<BTreeSet<String>>,
     /// Its queue, once it has one.
     keys: OnceLock<Keys>,
 }
@@ -110,7 +111,7 @@ impl GarbageCollector {
 
     async fn sync(&self, uid: &str) -> anyhow::Result<()> {
         let Some(object) = self.graph.lock().get(uid).cloned() else { return Ok(()) };
-        if object.deleting && object.orphan {
+        if object.leaves_dependents() {
             return self.orphan_dependents(&object).await;
         }
         if object.waits_for_dependents() {
@@ -243,12 +244,12 @@ impl GarbageCollector {
     }
 
     /// Watches what the apiserver serves, and no longer what it does not.
-    async fn follow(self: &Arc<Self>, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn follow(self: &Arc<Self>, watches: &mut JoinSet<()>, stop: &CancellationToken) -> anyhow::Result<()> {
         let all = discovery::served(self.context.executor.client()).await?;
         let wanted = all.into_iter().filter(|kind| ["delete", "list", "watch"].iter().all(|verb| kind.can(verb)));
         let wanted = wanted.filter(|kind| !(kind.resource.group.is_empty() && kind.resource.plural == "events"));
         let mut kinds = self.kinds.lock();
-        let mut present = HashSet::new();
+        let mut present = BTreeSet::new();
         for served in wanted {
             let name = KindName { api_version: served.resource.api_version.clone(), kind: served.resource.kind.clone() };
             present.insert(name.clone());
@@ -258,7 +259,7 @@ impl GarbageCollector {
             let stop = stop.child_token();
             kinds.insert(name.clone(), Watched { served: served.clone(), synced: false, stop: stop.clone() });
             let collector = self.clone();
-            tokio::spawn(async move { collector.watch_kind(Arc::new(name), served, stop).await });
+            watches.spawn(async move { collector.watch_kind(Arc::new(name), served, stop).await });
         }
         let gone: Vec<KindName> = kinds.keys().filter(|name| !present.contains(*name)).cloned().collect();
         for name in gone {
@@ -301,7 +302,7 @@ impl GarbageCollector {
                     };
                     listed = HashSet::new();
                     if self.all_synced(&kind) {
-                        look.extend(self.graph.lock().with_unknown_owners());
+                        look.extend(self.graph.lock().unsettled());
                     }
                     look
                 }
@@ -322,7 +323,7 @@ impl GarbageCollector {
                     continue;
                 }
             };
-            // What lists show is looked at when the last of them has come: those with owners that nobody knows.
+            // What the first lists show is looked at when the last of them has come.
             if !listing || self.synced() {
                 self.look_when_synced(look);
             }
@@ -339,7 +340,7 @@ impl GarbageCollector {
         let mut noted = self.noted.lock();
         noted.extend(look);
         if self.synced() {
-            self.look(noted.drain().collect());
+            self.look(std::mem::take(&mut *noted).into_iter().collect());
         }
     }
 
@@ -410,8 +411,11 @@ impl Controller for GarbageCollector {
 
     fn run(self: Arc<Self>, _: Keys, stop: CancellationToken) -> BoxFuture<'static, ()> {
         Box::pin(async move {
+            // They end with this task, however it ends.
+            let mut watches = JoinSet::new();
             while !stop.is_cancelled() {
-                let followed = self.follow(&stop).await;
+                while watches.try_join_next().is_some() {}
+                let followed = self.follow(&mut watches, &stop).await;
                 if let Err(error) = &followed {
                     tracing::warn!(error = format!("{error:#}"), "cannot tell what kinds there are, trying again");
                 }
