@@ -69,7 +69,7 @@ impl NamespaceController {
             return Ok(None);
         }
         let found = self.delete_content(&key.name).await;
-        let conditions = conditions(&namespace, &found, Timestamp::now());
+        let conditions = conditions(&namespace, &found, self.context.clock.now());
         if namespace.status.as_ref().and_then(|status| status.conditions.as_ref()) != Some(&conditions) {
             let mut updated = (*namespace).clone();
             let status = updated.status.get_or_insert_default();

@@ -18,7 +18,7 @@ use behavior::{History, Wanted, normalize};
 use client::{Cache, Change, ObjectKey};
 use compute::Reading;
 use futures::future::BoxFuture;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use metrics::Metrics;
@@ -112,7 +112,7 @@ impl Autoscaler {
 
     /// Decides and scales; the status of `hpa` says what came of it.
     async fn rescale(&self, key: &ObjectKey, hpa: &mut HorizontalPodAutoscaler) -> Result<(), String> {
-        let now = Timestamp::now();
+        let now = self.context.clock.now();
         let target = hpa.spec.scale_target_ref.clone();
         let reference = format!("{}/{}/{}", target.kind, key.namespace, target.name);
         let found = self.scales.get(&key.namespace, target.api_version.as_deref().unwrap_or_default(), &target.kind, &target.name).await;

@@ -7,7 +7,7 @@
 use super::nodes::node_of;
 use super::world::{Objects, controller, text};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How old the state may be that a controller acts on: the longest gap of a watch, and the time that a round of slow requests takes.
@@ -45,12 +45,32 @@ pub struct Invariants {
     lost: Vec<(String, Duration)>,
     /// Pods that died without a controller's doing, by their controller: when.
     died: BTreeMap<String, Vec<Duration>>,
+    /// By UID: since when an object has had the owners that it has.
+    owned_since: BTreeMap<String, Duration>,
+    /// The names of the Jobs that CronJobs have made: there is one for each time.
+    scheduled: BTreeSet<String>,
     now: Duration,
     broken: Option<String>,
 }
 
 fn is_active(pod: &Value) -> bool {
     text(pod, "/metadata/deletionTimestamp").is_empty() && !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")
+}
+
+/// The references of an object to its owners.
+pub fn owners(object: &Value) -> impl Iterator<Item = &Value> {
+    object.pointer("/metadata/ownerReferences").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn waits_for_dependents(object: &Value) -> bool {
+    let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    let waits = finalizers.into_iter().flatten().any(|finalizer| finalizer == "foregroundDeletion");
+    waits && !text(object, "/metadata/deletionTimestamp").is_empty()
+}
+
+fn has_condition(job: &Value, of: &str) -> bool {
+    let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|c| text(c, "/type") == of && text(c, "/status") == "True")
 }
 
 fn serves(pod: &Value) -> bool {
@@ -89,9 +109,47 @@ impl Invariants {
         self.died.entry(controller(pod).unwrap_or_default().to_owned()).or_default().push(self.now);
     }
 
-    /// To how many creations of an owner's pods the answer got lost.
-    pub fn unanswered(&self, owner: &str) -> i64 {
-        i64::try_from(self.lost.iter().filter(|(of, _)| of == owner).count()).unwrap_or(i64::MAX)
+    /// The owners of pods whose creation got no answer.
+    pub fn unanswered(&self) -> Vec<String> {
+        self.lost.iter().map(|(owner, _)| owner.clone()).collect()
+    }
+
+    /// The garbage collector may only delete what has no owner left but ones that wait for it to go.
+    pub fn collected(&mut self, objects: &Objects, object: &Value) {
+        let solid = owners(object).find(|owner| {
+            let owner = objects.values().find(|known| uid(known) == text(owner, "/uid"));
+            owner.is_some_and(|owner| !waits_for_dependents(owner))
+        });
+        let solid = solid.map(|owner| text(owner, "/name").to_owned());
+        self.check(solid.is_none(), || {
+            format!("{} was collected, and its owner {} is there", text(object, "/metadata/name"), solid.unwrap_or_default())
+        });
+    }
+
+    /// What is deleted with its dependents first goes when nothing is left that holds it up, but for what came too lately to be known.
+    fn gone(&mut self, objects: &Objects, object: &Value) {
+        let since = self.now.saturating_sub(WINDOW);
+        let left = objects.values().find(|other| {
+            let holds_up = |owner: &Value| text(owner, "/uid") == uid(object) && owner["blockOwnerDeletion"] == true;
+            owners(other).any(holds_up) && self.owned_since.get(uid(other)).is_some_and(|at| *at < since)
+        });
+        let left = left.map(|other| text(other, "/metadata/name").to_owned());
+        self.check(left.is_none(), || format!("{} is gone before {}", text(object, "/metadata/name"), left.unwrap_or_default()));
+    }
+
+    /// A CronJob makes one Job for each time, and none beside another that runs unless it may.
+    fn job_created(&mut self, objects: &Objects, job: &Value) {
+        let Some(of) = controller(job) else { return };
+        let name = text(job, "/metadata/name");
+        let once = self.scheduled.insert(format!("{of}/{name}"));
+        self.check(once, || format!("{name} was made twice"));
+        let cron_job = of_kind(objects, "cronjobs").find(|cron_job| uid(cron_job) == of);
+        if cron_job.is_none_or(|cron_job| text(cron_job, "/spec/concurrencyPolicy") == "Allow") {
+            return;
+        }
+        let is_over = |job: &Value| ["Complete", "Failed"].into_iter().any(|condition| has_condition(job, condition));
+        let running = of_kind(objects, "jobs").filter(|other| controller(other) == Some(of) && !is_over(other) && is_active(other)).count();
+        self.check(running <= 1, || format!("{running} jobs side by side, with {name}"));
     }
 
     fn slack(&self) -> i64 {
@@ -107,6 +165,14 @@ impl Invariants {
 
     pub fn observe(&mut self, objects: &Objects, plural: &str, before: Option<&Value>, object: &Value, gone: bool, now: Duration) {
         self.now = now;
+        if gone {
+            self.owned_since.remove(uid(object));
+            if before.is_some_and(waits_for_dependents) {
+                self.gone(objects, object);
+            }
+        } else if before.map(|before| &before["metadata"]["ownerReferences"]) != Some(&object["metadata"]["ownerReferences"]) {
+            self.owned_since.insert(uid(object).to_owned(), now);
+        }
         let spec = |field: &str| number(object, &format!("/spec/{field}"));
         match plural {
             "replicasets" | "replicationcontrollers" => {
@@ -126,6 +192,9 @@ impl Invariants {
             "jobs" => {
                 self.wanted.entry(uid(object).to_owned()).or_default().note(now, spec("parallelism"));
                 self.job_status(object);
+                if before.is_none() && !gone {
+                    self.job_created(objects, object);
+                }
             }
             "pods" if before.is_none() && !gone => self.pod_created(objects, object),
             _ => {}
@@ -159,8 +228,7 @@ impl Invariants {
 
     /// A Job that is suspended has not started, and one that is over has no pods left.
     fn job_status(&mut self, job: &Value) {
-        let conditions = job.pointer("/status/conditions").and_then(Value::as_array);
-        let holds = |of: &str| conditions.into_iter().flatten().any(|c| text(c, "/type") == of && text(c, "/status") == "True");
+        let holds = |of: &str| has_condition(job, of);
         let started = !text(job, "/status/startTime").is_empty();
         self.check(!(holds("Suspended") && started), || format!("a suspended job has a start: {}", job["status"]));
         let left = number(job, "/status/active") + number(job, "/status/terminating");

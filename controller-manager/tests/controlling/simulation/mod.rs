@@ -1,5 +1,6 @@
-//! Controllers under faults, by the seed: the real controllers of workloads, of what leads to their pods (EndpointSlices,
-//! Endpoints) and of what may be taken of them (PodDisruptionBudgets), on an apiserver, a network, nodes and users that are all simulated. Requests fail
+//! Controllers under faults, by the seed: the real controllers of workloads, of what leads to their pods (EndpointSlices, Endpoints), of what may be taken
+//! of them (PodDisruptionBudgets), scales them (autoscalers), bounds them (quotas) and clears them away (the garbage collector, namespaces), on an apiserver, a
+//! network, nodes and users that are all simulated. Requests fail
 //! before or after they are carried out, conflict, take long; watches are late, tell twice or lose what happened; the process is killed in the middle of
 //! anything and started again. After every change the invariants must hold, and once it is quiet everything must come to the end that was asked for,
 //! after which not one request is made any more.
@@ -7,10 +8,13 @@
 //! Time is virtual, there is one thread a seed, and everything random comes from the seed: `SEED=7 cargo test -p controller-manager --test controlling
 //! simulation -- --nocapture` repeats a run and prints what happened. `SEEDS=5000` runs more of them.
 
+mod ends;
 mod invariants;
 mod nodes;
+mod policies;
 mod process;
 mod scenario;
+mod serving;
 mod world;
 
 use nodes::Mood;
@@ -56,7 +60,7 @@ async fn live(world: &Arc<World>, seed: u64) -> Result<(), String> {
     let deadliness = [0, 1, 5][rng.random_range(0..3)];
     let (mut starts_at, mut acts_at) = (0, rng.random_range(0..100));
     for at in 0..steps {
-        sleep(Duration::from_millis(rng.random_range(1..400))).await;
+        sleep(Duration::from_millis(rng.random_range(1..scenario.pace()))).await;
         nodes::step(world, &mut rng, Mood { failures: true, speed: 30 });
         if at >= acts_at {
             scenario.act(world, &mut rng);
@@ -102,7 +106,7 @@ async fn end(world: &Arc<World>, scenario: &Scenario, rng: &mut SmallRng) -> Res
         }
     }
     // What is under way comes to rest, and then there is nothing left to do.
-    sleep(Duration::from_secs(30)).await;
+    sleep(scenario.rest()).await;
     let (before, requests) = (world.length(), world.requests());
     sleep(QUIET).await;
     let (changes, more) = (world.length() - before, world.requests() - requests);

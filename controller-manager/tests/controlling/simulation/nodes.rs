@@ -1,11 +1,10 @@
-//! Everybody else: a scheduler that binds, kubelets that start and end pods, the collector of what has lost its owner. Each step takes them a little further,
-//! in an order and with an outcome that the seed decides.
+//! Everybody else: a scheduler that binds, kubelets that start and end pods. Each step takes them a little further, in an order and with an outcome that the
+//! seed decides.
 
-use super::world::{World, controller, text};
+use super::world::{World, text};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
-use std::collections::HashSet;
 
 /// How one step goes.
 #[derive(Clone, Copy)]
@@ -37,21 +36,6 @@ pub fn step(world: &World, rng: &mut SmallRng, mood: Mood) {
     for pod in world.list("pods").0 {
         if rng.random_range(0..100) < mood.speed {
             pod_step(world, rng, mood, &nodes, &pod);
-        }
-    }
-    collect(world, rng, mood);
-}
-
-/// Deletes what has lost its owner.
-fn collect(world: &World, rng: &mut SmallRng, mood: Mood) {
-    let orphans = world.look(|objects| {
-        let uids: HashSet<&str> = objects.values().map(|object| text(object, "/metadata/uid")).collect();
-        let lost = objects.iter().filter(|(_, object)| controller(object).is_some_and(|uid| !uids.contains(uid)));
-        lost.map(|((plural, name), object)| (*plural, name.clone(), text(object, "/metadata/uid").to_owned())).collect::<Vec<_>>()
-    });
-    for (plural, name, uid) in orphans {
-        if rng.random_range(0..100) < mood.speed {
-            world.request("DELETE", &path(plural, &name), "", json!({"preconditions": {"uid": uid}}));
         }
     }
 }
@@ -96,7 +80,11 @@ fn pod_step(world: &World, rng: &mut SmallRng, mood: Mood, nodes: &[String], pod
     let is_ready = text(pod, "/status/conditions/0/status") == "True";
     let of_job = pod.pointer("/metadata/labels/batch.kubernetes.io~1job-name").is_some();
     let ip = address(pod);
-    let running = |is_ready: &str| json!({"phase": "Running", "conditions": ready(is_ready, world), "podIP": ip, "podIPs": [{"ip": ip}]});
+    let since = &pod["metadata"]["creationTimestamp"];
+    let running = |is_ready: &str| {
+        let conditions = ready(is_ready, world);
+        json!({"phase": "Running", "conditions": conditions, "podIP": ip, "podIPs": [{"ip": ip}], "startTime": since})
+    };
     let status = match phase {
         "Pending" => running("False"),
         "Running" if of_job && is_ready => {

@@ -1,11 +1,12 @@
-//! What users do, and how it has to end.
+//! What users do; [`super::ends`] says how it has to end.
 
-use super::invariants::of_kind;
+use super::ends;
 use super::nodes::path;
-use super::world::{Objects, World, controller, text};
+use super::world::{KINDS as SERVED, NAMESPACE, World, text};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// The workloads of a run, each of its kind at most once.
 pub struct Scenario {
@@ -14,9 +15,20 @@ pub struct Scenario {
     gentle: bool,
     versions: u32,
     nodes: u32,
+    /// Whether the first of the workloads is scaled by what it uses.
+    autoscaled: bool,
+    /// Whether the namespace has been deleted, and all that is in it.
+    going: bool,
 }
 
-const KINDS: [&str; 6] = ["deployments", "replicasets", "replicationcontrollers", "statefulsets", "daemonsets", "jobs"];
+const KINDS: [&str; 7] = ["deployments", "replicasets", "replicationcontrollers", "statefulsets", "daemonsets", "jobs", "cronjobs"];
+/// Those that can be scaled.
+const SCALED: [&str; 4] = ["deployments", "replicasets", "replicationcontrollers", "statefulsets"];
+
+const AUTOSCALERS: &str = "horizontalpodautoscalers";
+const AUTOSCALER: &str = "autoscaler";
+const QUOTAS: &str = "resourcequotas";
+const QUOTA: &str = "quota";
 
 fn api_path(plural: &str) -> String {
     path(plural, "").trim_end_matches('/').to_owned()
@@ -32,7 +44,21 @@ impl Scenario {
     pub fn begin(world: &World, rng: &mut SmallRng) -> Self {
         let first = rng.random_range(0..KINDS.len());
         let second = (first + rng.random_range(1..KINDS.len())) % KINDS.len();
-        let mut scenario = Self { kinds: vec![KINDS[first], KINDS[second]], gentle: rng.random_range(0..2) == 0, versions: 1, nodes: 0 };
+        let mut scenario = Self {
+            kinds: vec![KINDS[first], KINDS[second]],
+            gentle: rng.random_range(0..2) == 0,
+            versions: 1,
+            nodes: 0,
+            autoscaled: SCALED.contains(&KINDS[first]) && rng.random_range(0..3) == 0,
+            going: false,
+        };
+        create(world, "namespaces", json!({"metadata": {"name": NAMESPACE}, "spec": {"finalizers": ["kubernetes"]}}));
+        if scenario.autoscaled {
+            create(world, AUTOSCALERS, autoscaler(KINDS[first], rng));
+        }
+        if rng.random_range(0..4) == 0 {
+            create(world, QUOTAS, quota(rng.random_range(3..15)));
+        }
         for _ in 0..rng.random_range(1..5) {
             scenario.add_node(world);
         }
@@ -51,12 +77,33 @@ impl Scenario {
 
     /// One thing that a user, or bad luck on a node, does.
     pub fn act(&mut self, world: &World, rng: &mut SmallRng) {
-        let kind = self.kinds[rng.random_range(0..self.kinds.len())];
-        if world.get(kind, kind).is_none() {
+        if self.going {
             return;
         }
+        let kind = self.kinds[rng.random_range(0..self.kinds.len())];
+        if world.get(kind, kind).is_none() {
+            // What pods another has left are this one's now; those of a Job would be counted.
+            if kind != "jobs" {
+                world.note(format!("a user makes {kind} anew"));
+                world.interfered();
+                create(world, kind, workload(kind, rng));
+            }
+            return;
+        }
+        match rng.random_range(0..16) {
+            0 => return world.change(AUTOSCALERS, AUTOSCALER, |object| object["metadata"]["annotations"]["load"] = json!(load(rng))),
+            1 => return world.change(QUOTAS, QUOTA, |object| object["spec"]["hard"]["pods"] = json!(rng.random_range(3..15).to_string())),
+            2 if !self.gentle && rng.random_range(0..8) == 0 => {
+                world.note("a user deletes the namespace");
+                world.interfered();
+                world.request("DELETE", &path("namespaces", NAMESPACE), "", json!({}));
+                self.going = true;
+                return;
+            }
+            _ => {}
+        }
         if kind != "jobs" && (self.gentle || rng.random_range(0..3) == 0) {
-            if kind == "replicasets" || kind == "replicationcontrollers" {
+            if ["replicasets", "replicationcontrollers", "cronjobs"].contains(&kind) {
                 return;
             }
             self.versions += 1;
@@ -90,9 +137,10 @@ impl Scenario {
                     }
                 });
             }),
-            7 if rng.random_range(0..10) == 0 => {
-                world.note(format!("a user deletes {kind}"));
-                world.request("DELETE", &path(kind, kind), "", json!({}));
+            7 if rng.random_range(0..3) == 0 => {
+                let propagation = ["Background", "Foreground", "Orphan"][rng.random_range(0..3)];
+                world.note(format!("a user deletes {kind}: {propagation}"));
+                world.request("DELETE", &path(kind, kind), "", json!({"propagationPolicy": propagation}));
             }
             _ => {
                 world.interfered();
@@ -111,7 +159,7 @@ impl Scenario {
             ("statefulsets", 1) => object["spec"]["updateStrategy"]["rollingUpdate"]["partition"] = json!(count / 2),
             ("statefulsets", 2) => object["spec"]["ordinals"] = json!({"start": count / 3}),
             ("jobs", 1) => object["spec"]["parallelism"] = json!(1 + count / 2),
-            ("jobs", _) => object["spec"]["suspend"] = json!(count % 2 == 0),
+            ("jobs" | "cronjobs", _) => object["spec"]["suspend"] = json!(count % 2 == 0),
             _ => object["spec"]["replicas"] = json!(count),
         });
     }
@@ -134,36 +182,24 @@ impl Scenario {
         world.change("deployments", "deployments", |object| object["spec"]["paused"] = json!(null));
         world.change("statefulsets", "statefulsets", |object| object["spec"]["updateStrategy"]["rollingUpdate"]["partition"] = json!(0));
         world.change("jobs", "jobs", |object| object["spec"]["suspend"] = json!(false));
+        world.change("cronjobs", "cronjobs", |object| object["spec"]["suspend"] = json!(true));
+        world.change(QUOTAS, QUOTA, |object| object["spec"]["hard"]["pods"] = json!("1000"));
     }
 
     /// What is not yet as it should be at the end.
     pub fn unfinished(&self, world: &World) -> Vec<String> {
-        let job = world.look(|objects| objects.get(&("jobs", "jobs".to_owned())).map(|job| text(job, "/metadata/uid").to_owned()));
-        let unanswered = world.unanswered(&job.unwrap_or_default());
-        world.look(|objects| self.unfinished_of(objects, unanswered))
+        let unanswered = world.unanswered();
+        world.look(|objects| if self.going { ends::of_namespace(objects) } else { ends::of(&self.kinds, objects, &unanswered) })
     }
 
-    fn unfinished_of(&self, objects: &Objects, unanswered: i64) -> Vec<String> {
-        let mut open = Vec::new();
-        for pod in of_kind(objects, "pods") {
-            let name = text(pod, "/metadata/name");
-            // One that has ended is adopted by nobody, and stays for whoever wants to look at it.
-            let has_ended = matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") && controller(pod).is_none();
-            if !has_ended && !controller(pod).is_some_and(|uid| objects.values().any(|object| text(object, "/metadata/uid") == uid)) {
-                open.push(format!("pod {name} is nobody's"));
-            }
-            if !text(pod, "/metadata/deletionTimestamp").is_empty() {
-                open.push(format!("pod {name} is still going"));
-            }
-        }
-        for kind in &self.kinds {
-            if let Some(object) = objects.get(&(*kind, (*kind).to_owned())) {
-                end_of(kind, object, objects, unanswered, &mut open);
-            }
-            served(kind, objects, &mut open);
-            budgeted(kind, objects, &mut open);
-        }
-        open
+    /// The longest step, in milliseconds: where something happens every minute, a run has to last some.
+    pub fn pace(&self) -> u64 {
+        if self.kinds.contains(&"cronjobs") { 2000 } else { 400 }
+    }
+
+    /// How long what is under way takes to come to rest: autoscalers remember for five minutes what they have proposed.
+    pub fn rest(&self) -> Duration {
+        Duration::from_secs(if self.autoscaled { 660 } else { 30 })
     }
 }
 
@@ -187,9 +223,26 @@ fn service(kind: &str) -> Value {
 
 /// What may be taken of the pods of a workload. Of some kinds nobody here knows how many there should be.
 fn budget(kind: &str, rng: &mut SmallRng) -> Value {
-    let has_scale = !["daemonsets", "jobs"].contains(&kind);
-    let what = if has_scale && rng.random_range(0..2) == 0 { "maxUnavailable" } else { "minAvailable" };
+    let what = if SCALED.contains(&kind) && rng.random_range(0..2) == 0 { "maxUnavailable" } else { "minAvailable" };
     json!({"metadata": {"name": kind}, "spec": {"selector": {"matchLabels": {"app": kind}}, what: 1}})
+}
+
+/// How many thousandths of a CPU the pods of an autoscaled workload use together: each asks for 100, and is to use half of that.
+fn load(rng: &mut SmallRng) -> String {
+    rng.random_range(0..400).to_string()
+}
+
+fn autoscaler(kind: &str, rng: &mut SmallRng) -> Value {
+    let (_, api_version, scaled) = SERVED.iter().find(|(plural, ..)| *plural == kind).expect("every workload is served");
+    let target = json!({"apiVersion": api_version, "kind": scaled, "name": kind});
+    let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}});
+    json!({
+        "metadata": {"name": AUTOSCALER, "annotations": {"load": load(rng)}},
+        "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 6, "metrics": [metric]}})
+}
+
+fn quota(pods: i32) -> Value {
+    json!({"metadata": {"name": QUOTA}, "spec": {"hard": {"pods": pods.to_string()}}})
 }
 
 fn rolling(surge: i64, unavailable: i64) -> Value {
@@ -203,7 +256,8 @@ fn update(surge: i64, unavailable: i64) -> Value {
 
 fn workload(kind: &str, rng: &mut SmallRng) -> Value {
     let selector = json!({"app": kind});
-    let mut template = json!({"metadata": {"labels": selector}, "spec": {"containers": [{"name": "c", "image": "v1"}]}});
+    let container = json!({"name": "c", "image": "v1", "resources": {"requests": {"cpu": "100m"}}});
+    let mut template = json!({"metadata": {"labels": selector}, "spec": {"containers": [container]}});
     let (replicas, a, b) = (rng.random_range(1..7), rng.random_range(0..3), rng.random_range(0..3));
     let spec = match kind {
         "deployments" => {
@@ -232,128 +286,18 @@ fn workload(kind: &str, rng: &mut SmallRng) -> Value {
                 "backoffLimit": 1000, "suspend": false, "selector": {"matchLabels": {"batch.kubernetes.io/controller-uid": "jobs"}},
                 "template": template, "podReplacementPolicy": "TerminatingOrFailed"})
         }
+        "cronjobs" => {
+            template["spec"]["restartPolicy"] = json!("Never");
+            let job = json!({
+                "completions": 1 + a, "parallelism": 1 + b, "completionMode": "NonIndexed", "backoffLimit": 1000, "suspend": false,
+                "template": template});
+            let policy = ["Allow", "Forbid", "Replace"][rng.random_range(0..3)];
+            json!({
+                "schedule": "* * * * *", "concurrencyPolicy": policy, "suspend": false,
+                "successfulJobsHistoryLimit": b, "failedJobsHistoryLimit": 1, "jobTemplate": {"spec": job}})
+        }
         "replicationcontrollers" => json!({"replicas": replicas, "selector": selector, "template": template}),
         _ => json!({"replicas": replicas, "selector": {"matchLabels": selector}, "template": template}),
     };
     json!({"metadata": {"name": kind}, "spec": spec})
-}
-
-fn selected<'a>(kind: &'a str, objects: &'a Objects) -> impl Iterator<Item = &'a Value> {
-    of_kind(objects, "pods").filter(move |pod| text(pod, "/metadata/labels/app") == kind)
-}
-
-fn is_ready(pod: &Value) -> bool {
-    text(pod, "/status/conditions/0/status") == "True"
-}
-
-/// Slices and Endpoints list every pod that runs, once, and as ready as it is.
-fn served(kind: &str, objects: &Objects, open: &mut Vec<String>) {
-    let running = selected(kind, objects).filter(|pod| text(pod, "/status/phase") == "Running");
-    let mut wanted: Vec<(&str, bool)> = running.map(|pod| (text(pod, "/status/podIP"), is_ready(pod))).collect();
-    wanted.sort_unstable();
-    let slices = of_kind(objects, "endpointslices").filter(|slice| text(slice, "/metadata/labels/kubernetes.io~1service-name") == kind);
-    let all = slices.flat_map(|slice| slice["endpoints"].as_array().into_iter().flatten());
-    let mut listed: Vec<(&str, bool)> =
-        all.map(|endpoint| (text(endpoint, "/addresses/0"), endpoint.pointer("/conditions/ready") == Some(&json!(true)))).collect();
-    listed.sort_unstable();
-    if listed != wanted {
-        open.push(format!("{kind}: slices list {listed:?} of {wanted:?}"));
-    }
-    let subsets = objects.get(&("endpoints", kind.to_owned())).and_then(|endpoints| endpoints["subsets"].as_array());
-    let mut listed = Vec::new();
-    for subset in subsets.into_iter().flatten() {
-        for (list, is_ready) in [("addresses", true), ("notReadyAddresses", false)] {
-            listed.extend(subset[list].as_array().into_iter().flatten().map(|address| (text(address, "/ip"), is_ready)));
-        }
-    }
-    listed.sort_unstable();
-    if listed != wanted {
-        open.push(format!("{kind}: Endpoints list {listed:?} of {wanted:?}"));
-    }
-}
-
-/// The budget counts the pods that serve, and allows what they are above what is promised.
-fn budgeted(kind: &str, objects: &Objects, open: &mut Vec<String>) {
-    let Some(budget) = objects.get(&("poddisruptionbudgets", kind.to_owned())) else { return };
-    let status = |field: &str| budget.pointer(&format!("/status/{field}")).and_then(Value::as_i64).unwrap_or(-1);
-    let healthy = i64::try_from(selected(kind, objects).filter(|pod| is_ready(pod)).count()).unwrap_or(i64::MAX);
-    let (expected, desired) = (status("expectedPods"), status("desiredHealthy"));
-    let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
-    if (status("currentHealthy"), status("disruptionsAllowed")) != (healthy, allowed) {
-        open.push(format!("{kind}: {healthy} pods serve, and the budget says {}", budget["status"]));
-    }
-}
-
-/// `unanswered`: so many pods of a Job may have been created once more, since nobody was told of the first.
-fn end_of(kind: &str, object: &Value, objects: &Objects, unanswered: i64, open: &mut Vec<String>) {
-    let mut expect = |holds: bool, what: &str| {
-        if !holds {
-            open.push(format!("{kind}: {what}"));
-        }
-    };
-    let status = |field: &str| object.pointer(&format!("/status/{field}")).and_then(Value::as_i64).unwrap_or(0);
-    let spec = |field: &str| object.pointer(&format!("/spec/{field}")).and_then(Value::as_i64).unwrap_or(0);
-    let uid = text(object, "/metadata/uid");
-    let image = |of: &Value| of.pointer("/spec/containers/0/image").cloned();
-    let version = object.pointer("/spec/template/spec/containers/0/image").cloned();
-    let owners: Vec<&str> = match kind {
-        "deployments" => {
-            of_kind(objects, "replicasets").filter(|set| controller(set) == Some(uid)).map(|set| text(set, "/metadata/uid")).collect()
-        }
-        _ => vec![uid],
-    };
-    let pods: Vec<&Value> = of_kind(objects, "pods").filter(|pod| controller(pod).is_some_and(|of| owners.contains(&of))).collect();
-    let active: Vec<&&Value> = pods.iter().filter(|pod| !matches!(text(pod, "/status/phase"), "Succeeded" | "Failed")).collect();
-    let ready = active.iter().filter(|pod| is_ready(pod)).count();
-    let is = |count: usize, wanted: i64| i64::try_from(count) == Ok(wanted);
-    if kind != "jobs" {
-        expect(status("observedGeneration") == object["metadata"]["generation"].as_i64().unwrap_or(0), "its spec has not been seen");
-        let rolled = kind == "replicasets" || kind == "replicationcontrollers" || active.iter().all(|pod| image(pod) == version);
-        expect(rolled, "pods of an older version");
-    }
-    match kind {
-        "jobs" => {
-            let done = object.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten();
-            expect(done.clone().any(|condition| condition["type"] == "Complete" && condition["status"] == "True"), "not complete");
-            // Of an index it is counted once that it succeeded.
-            let most = spec("completions") + if text(object, "/spec/completionMode") == "Indexed" { 0 } else { unanswered };
-            expect((spec("completions")..=most).contains(&status("succeeded")), "not as many successes as were asked for");
-            expect(active.is_empty() && status("active") == 0, "pods are still active");
-            expect(pods.iter().all(|pod| pod.pointer("/metadata/finalizers/0").is_none()), "pods are still tracked");
-            let succeeded = pods.iter().filter(|pod| text(pod, "/status/phase") == "Succeeded").count();
-            expect(
-                i64::try_from(succeeded).is_ok_and(|there| there <= spec("completions") + unanswered),
-                "more successes than were asked for",
-            );
-        }
-        "daemonsets" => {
-            let nodes = of_kind(objects, "nodes").filter(|node| node.pointer("/spec/taints/0").is_none()).count();
-            expect(ready == nodes && active.len() == nodes, "not one pod on every node");
-            expect(is(nodes, status("desiredNumberScheduled")) && is(nodes, status("numberAvailable")), "its status is wrong");
-            expect(is(nodes, status("updatedNumberScheduled")), "its status does not know the update");
-        }
-        _ => {
-            expect(is(ready, spec("replicas")) && is(active.len(), spec("replicas")), "not as many pods as asked for");
-            for count in ["replicas", "readyReplicas", "availableReplicas"] {
-                expect(status(count) == spec("replicas"), "its status is wrong");
-            }
-        }
-    }
-    match kind {
-        "deployments" => {
-            let left = of_kind(objects, "replicasets").filter(|set| controller(set) == Some(uid) && set["spec"]["replicas"] != 0).count();
-            expect(left <= 1 && status("updatedReplicas") == spec("replicas"), "old ReplicaSets have pods");
-        }
-        "statefulsets" => {
-            let start = spec("ordinals/start");
-            let mut names: Vec<String> = (start..start + spec("replicas")).map(|ordinal| format!("{kind}-{ordinal}")).collect();
-            names.sort();
-            expect(
-                active.iter().map(|pod| text(pod, "/metadata/name")).eq(names.iter().map(String::as_str)),
-                "other ordinals than asked for",
-            );
-            expect(text(object, "/status/currentRevision") == text(object, "/status/updateRevision"), "the rollout is not over");
-        }
-        _ => {}
-    }
 }

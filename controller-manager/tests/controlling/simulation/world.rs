@@ -1,8 +1,9 @@
 //! An apiserver without a network, a disk or a clock of its own: objects, versions, preconditions, finalizers, patches, and a log of everything that
-//! happened, from which watches are fed. It serves `kube::Client` directly. What it leaves out is what no controller here depends on: validation,
-//! defaults, lists over HTTP.
+//! happened, from which watches are fed. It serves `kube::Client` directly; [`super::serving`] is what is only read, [`super::policies`] what is refused or
+//! filled in when objects are created. What it leaves out is what no controller here depends on: validation, most defaults.
 
 use super::invariants::Invariants;
+use super::policies;
 use client::clock::Clock;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -15,6 +16,9 @@ use tokio::time::Instant;
 pub const KINDS: &[(&str, &str, &str)] = &[
     ("pods", "v1", "Pod"),
     ("nodes", "v1", "Node"),
+    ("namespaces", "v1", "Namespace"),
+    ("resourcequotas", "v1", "ResourceQuota"),
+    ("horizontalpodautoscalers", "autoscaling/v2", "HorizontalPodAutoscaler"),
     ("persistentvolumeclaims", "v1", "PersistentVolumeClaim"),
     ("replicationcontrollers", "v1", "ReplicationController"),
     ("replicasets", "apps/v1", "ReplicaSet"),
@@ -23,12 +27,15 @@ pub const KINDS: &[(&str, &str, &str)] = &[
     ("daemonsets", "apps/v1", "DaemonSet"),
     ("controllerrevisions", "apps/v1", "ControllerRevision"),
     ("jobs", "batch/v1", "Job"),
+    ("cronjobs", "batch/v1", "CronJob"),
     ("services", "v1", "Service"),
     ("endpoints", "v1", "Endpoints"),
     ("endpointslices", "discovery.k8s.io/v1", "EndpointSlice"),
     ("poddisruptionbudgets", "policy/v1", "PodDisruptionBudget"),
 ];
 pub const NAMESPACE: &str = "sim";
+/// The kinds of the cluster.
+pub const CLUSTERED: [&str; 2] = ["nodes", "namespaces"];
 
 /// Plural and name: there is one namespace, and nodes have none.
 pub type Id = (&'static str, String);
@@ -61,7 +68,7 @@ struct State {
 }
 
 /// A refusal.
-type Refused = (u16, Value);
+pub type Refused = (u16, Value);
 
 pub fn refusal(code: u16, reason: &str, message: &str) -> Refused {
     (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "code": code}))
@@ -78,8 +85,23 @@ pub fn controller(object: &Value) -> Option<&str> {
     owners.iter().find(|owner| owner["controller"] == true)?["uid"].as_str()
 }
 
+/// Whether something has to be done before it goes; a namespace says so in its spec.
 fn has_finalizers(object: &Value) -> bool {
-    object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty())
+    let some = |path: &str| object.pointer(path).and_then(Value::as_array).is_some_and(|finalizers| !finalizers.is_empty());
+    some("/metadata/finalizers") || some("/spec/finalizers")
+}
+
+/// What a path names: plural, name and subresource, the latter two empty if it has none.
+pub fn named(path: &str) -> (&str, &str, &str) {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let mut rest = parts.get(if parts[0] == "api" { 2 } else { 3 }..).unwrap_or_default();
+    if let ["namespaces", _, part, ..] = rest
+        && !["status", "finalize"].contains(part)
+    {
+        rest = &rest[2..];
+    }
+    let part = |at: usize| rest.get(at).copied().unwrap_or_default();
+    (part(0), part(1), part(2))
 }
 
 impl World {
@@ -162,9 +184,15 @@ impl World {
         }
     }
 
-    /// To how many creations of an owner's pods the answer got lost.
-    pub fn unanswered(&self, owner: &str) -> i64 {
-        self.state.lock().invariants.unanswered(owner)
+    /// The owners of pods whose creation got no answer.
+    pub fn unanswered(&self) -> Vec<String> {
+        self.state.lock().invariants.unanswered()
+    }
+
+    /// The garbage collector has deleted an object.
+    pub fn collected(&self, object: &Value) {
+        let State { invariants, objects, .. } = &mut *self.state.lock();
+        invariants.collected(objects, object);
     }
 
     /// A pod is about to stop serving, by no controller's doing.
@@ -212,23 +240,36 @@ impl World {
 
     /// What a client asks for, answered.
     pub fn request(&self, method: &str, path: &str, content_type: &str, body: Value) -> (u16, Value) {
-        self.state.lock().requests += 1;
-        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let after = parts.iter().position(|part| *part == "namespaces").map_or(parts.len() - 1, |at| at + 2);
-        if parts.get(after) == Some(&"events") {
+        let (plural, name, part) = named(path);
+        let mut state = self.state.lock();
+        // What has no watch is asked for again and again.
+        state.requests += usize::from(!(method == "GET" && part == "scale"));
+        if plural == "events" {
             return (201, body);
         }
-        let Some((plural, version, kind)) = KINDS.iter().copied().find(|(plural, ..)| parts.get(after) == Some(plural)) else {
+        let Some((plural, version, kind)) = KINDS.iter().copied().find(|(known, ..)| *known == plural) else {
             return refusal(404, "NotFound", path);
         };
-        let (name, part) = (parts.get(after + 1).copied().unwrap_or_default(), parts.get(after + 2).copied().unwrap_or_default());
-        let mut state = self.state.lock();
         let answer = match method {
             "POST" => self.create(&mut state, plural, version, kind, body),
+            "DELETE" if name.is_empty() => {
+                let all: Vec<_> = state.objects.iter().filter(|((of, _), _)| *of == plural).map(|(_, object)| object.clone()).collect();
+                all.iter().for_each(|old| drop(self.delete(&mut state, plural, old, &body)));
+                return (200, json!({"kind": "Status", "status": "Success"}));
+            }
             _ => match state.objects.get(&(plural, name.to_owned())).cloned() {
                 None => Err(refusal(404, "NotFound", &format!("{plural} \"{name}\" not found"))),
                 Some(old) => match method {
+                    "GET" if part == "scale" => Ok(Arc::new(policies::scale(&old))),
                     "GET" => Ok(old),
+                    "PUT" if part == "scale" => {
+                        // Whoever scales asks for something else than was reached.
+                        state.invariants.interfered();
+                        let mut new = old.as_ref().clone();
+                        (new["spec"]["replicas"], new["metadata"]["resourceVersion"]) =
+                            (body["spec"]["replicas"].clone(), body["metadata"]["resourceVersion"].clone());
+                        self.replace(&mut state, plural, &old, new, "").map(|scaled| Arc::new(policies::scale(&scaled)))
+                    }
                     "PUT" => self.replace(&mut state, plural, &old, body, part),
                     "PATCH" => self.patch(&mut state, plural, (version, kind), &old, &body, (content_type, part)),
                     _ => self.delete(&mut state, plural, &old, &body),
@@ -255,12 +296,16 @@ impl World {
         meta["uid"] = json!(format!("uid-{uid}"));
         meta["generation"] = json!(1);
         meta["creationTimestamp"] = json!(self.now().to_string());
-        if plural != "nodes" {
+        if !CLUSTERED.contains(&plural) {
+            policies::namespace_is_there(&state.objects)?;
             meta["namespace"] = json!(NAMESPACE);
         }
         (object["apiVersion"], object["kind"]) = (json!(version), json!(kind));
-        if plural == "pods" {
-            object["status"] = json!({"phase": "Pending"});
+        policies::fill_in(plural, &mut object);
+        if plural == "pods"
+            && let Some(charged) = policies::charged(&state.objects)?
+        {
+            self.commit(state, "resourcequotas", charged, false);
         }
         Ok(self.commit(state, plural, object, false))
     }
@@ -270,7 +315,11 @@ impl World {
         if !version.is_empty() && version != text(old, "/metadata/resourceVersion") {
             return Err(refusal(409, "Conflict", "the object has been modified"));
         }
-        if part == "status" {
+        if part == "finalize" {
+            let finalizers = new["spec"]["finalizers"].take();
+            new = old.clone();
+            new["spec"]["finalizers"] = finalizers;
+        } else if part == "status" {
             // Annotations are taken along, as the apiserver does it.
             let (status, annotations) = (new["status"].take(), new["metadata"]["annotations"].take());
             new = old.clone();
@@ -341,17 +390,20 @@ impl World {
             && !text(old, "/spec/nodeName").is_empty()
             && !matches!(text(old, "/status/phase"), "Succeeded" | "Failed")
             && options["gracePeriodSeconds"] != 0;
-        if !runs && !has_finalizers(old) {
-            return Ok(self.commit(state, plural, old.clone(), true));
+        let mut new = old.clone();
+        policies::propagate(&mut new["metadata"], text(options, "/propagationPolicy"));
+        if !runs && !has_finalizers(&new) {
+            return Ok(self.commit(state, plural, new, true));
         }
         let grace = if runs { 30 } else { 0 };
-        let mut new = old.clone();
         let meta = &mut new["metadata"];
-        if !text(meta, "/deletionTimestamp").is_empty() && meta["deletionGracePeriodSeconds"].as_i64() <= Some(grace) {
+        if text(meta, "/deletionTimestamp").is_empty() || meta["deletionGracePeriodSeconds"].as_i64() > Some(grace) {
+            meta["deletionTimestamp"] = json!(self.now().to_string());
+            meta["deletionGracePeriodSeconds"] = json!(grace);
+        }
+        if new == *old {
             return Ok(Arc::new(new));
         }
-        meta["deletionTimestamp"] = json!(self.now().to_string());
-        meta["deletionGracePeriodSeconds"] = json!(grace);
         Ok(self.commit(state, plural, new, false))
     }
 
