@@ -110,8 +110,12 @@ fn transport(config: &Config) -> anyhow::Result<Transport> {
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     let tls = config.rustls_client_config().context("setting up TLS from the kubeconfig")?;
-    let connector =
-        hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_all_versions().wrap_connector(tcp);
+    let mut builder = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    if let Some(name) = &config.tls_server_name {
+        let name = rustls::pki_types::ServerName::try_from(name.clone()).with_context(|| format!("the server's name {name:?}"))?;
+        builder = builder.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
+    }
+    let connector = builder.enable_all_versions().wrap_connector(tcp);
     Ok(hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
@@ -119,6 +123,13 @@ fn transport(config: &Config) -> anyhow::Result<Transport> {
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true)
         .build::<_, Body>(connector))
+}
+
+/// A client for a server that is no apiserver, with a configuration's certificates. Requests name their whole URL, and are sent once.
+pub fn to_any_server(config: &Config) -> anyhow::Result<Client> {
+    install_crypto();
+    let service = ServiceBuilder::new().map_err(BoxError::from).service(transport(config)?);
+    Ok(Client::new(service, String::new()))
 }
 
 /// A connection without an identity of its own, for clients that each bring a token: one for all service accounts of a process.

@@ -1,6 +1,7 @@
 //! One decision: of all nodes, those on which the pod can run, and of these the best (upstream: `schedule_one.go`). Pure but for the random
-//! choice among equals, which comes in as a parameter.
+//! choice among equals and what [`crate::extenders`] answer, which come in as parameters.
 
+use crate::extenders::{EXTENDER, Extenders};
 use crate::framework::{Code, Context, CycleState, Plugin, Point, PostFilter, PreFilter, Rejection, Unplaced, Verdict};
 use crate::memory::Memory;
 use crate::node_info::NodeInfo;
@@ -41,17 +42,25 @@ pub struct FitError {
     pub pre_filter: Option<Rejection>,
     /// What preemption said; empty if it found a way.
     pub post_filter: String,
+    /// An extender left nodes out that the filters let pass.
+    pub by_extender: bool,
+    /// An extender has failed that has to be asked: nothing is known, and this is why.
+    pub failure: Option<String>,
 }
 
 impl FitError {
     /// The names of the plugins that refused.
     pub fn plugins(&self) -> BTreeSet<&'static str> {
         let rejections = runs(&self.rejected).map(|(rejection, _)| rejection).chain(&self.others).chain(&self.pre_filter);
-        rejections.map(|rejection| rejection.plugin).filter(|plugin| !plugin.is_empty()).collect()
+        let plugins = rejections.map(|rejection| rejection.plugin).filter(|plugin| !plugin.is_empty());
+        plugins.chain(self.by_extender.then_some(EXTENDER)).collect()
     }
 
     /// The sentence that users know: how many nodes, and how many of them for which reason.
     pub fn message(&self) -> String {
+        if let Some(failure) = &self.failure {
+            return failure.clone();
+        }
         if self.nodes == 0 {
             return "no nodes available to schedule pods".to_owned();
         }
@@ -111,9 +120,11 @@ pub fn unavailable(nodes: usize, rejected: &[(usize, Rejection)], others: &Rejec
     format!("0/{nodes} nodes are available: {}.", histogram(nodes, rejected, Some(others)))
 }
 
-/// What one decision leaves to the next.
+/// What a decision is given beside the cluster, and what it leaves to the next.
 #[derive(Default)]
 pub struct Search {
+    /// Who else is asked.
+    pub extenders: Arc<Extenders>,
     /// The share of nodes to look at in percent; 0 chooses by their number.
     pub percentage: usize,
     /// Where the next search starts, so that all nodes get their turn.
@@ -245,12 +256,24 @@ pub fn schedule(
             return Err(error);
         }
     };
-    let feasible = feasible(&filters, cycle, pod, context, search, &mut error);
+    let feasible = match feasible(&filters, cycle, pod, context, search, &mut error) {
+        Ok(feasible) => feasible,
+        Err(failure) => {
+            error.failure = Some(failure);
+            return Err(error);
+        }
+    };
     let evaluated = feasible.len() + error.rejected.len();
     let node = match feasible.as_slice() {
         [] => return Err(error),
         [only] => only.name().to_owned(),
-        several => best(plugins, cycle, pod, several, context, rng).name().to_owned(),
+        several => {
+            let mut totals = totals(plugins, cycle, pod, several, context);
+            for (total, score) in totals.iter_mut().zip(search.extenders.scores(pod, several)) {
+                *total = total.saturating_add(score);
+            }
+            best(several, &totals, rng).name().to_owned()
+        }
     };
     Ok(Decision { node, evaluated, feasible: feasible.len() })
 }
@@ -284,9 +307,9 @@ pub fn post_filter(
     let mut cycle = CycleState::default();
     // A pod that is refused as such has no filters; plugins still say so.
     let filters = pre_filter(plugins, &mut cycle, pod, context).unwrap_or_else(|_| Filters::none());
-    let memory = &mut search.memory;
+    let Search { memory, extenders, .. } = search;
     let offset = rng.random_range(0..error.nodes);
-    let mut unplaced = Unplaced { pod, context: *context, filters: &filters, cycle: &cycle, error, offset, memory };
+    let mut unplaced = Unplaced { pod, context: *context, filters: &filters, cycle: &cycle, error, offset, memory, extenders };
     for plugin in plugins.at(Point::PostFilter) {
         let message = match plugin.post_filter(&mut unplaced) {
             PostFilter::Nominate(candidate) => return Outcome::Nominated(candidate),
@@ -295,6 +318,10 @@ pub fn post_filter(
                 message
             }
             PostFilter::Nothing(message) => message,
+            PostFilter::Failed(message) => {
+                error.post_filter = message;
+                return Outcome::Unchanged;
+            }
             PostFilter::Hopeless(message) => {
                 if !matches!(outcome, Outcome::Deallocated(_)) {
                     outcome = Outcome::Hopeless;
@@ -309,6 +336,7 @@ pub fn post_filter(
     outcome
 }
 
+/// The nodes on which the pod can run, or why that could not be found out.
 fn feasible(
     filters: &Filters<'_>,
     cycle: &CycleState,
@@ -316,14 +344,18 @@ fn feasible(
     context: &Context<'_>,
     search: &mut Search,
     error: &mut FitError,
-) -> Vec<Arc<NodeInfo>> {
+) -> Result<Vec<Arc<NodeInfo>>, String> {
     let (snapshot, nodes) = (context.snapshot, context.snapshot.nodes());
+    let extenders = search.extenders.clone();
     // A node on which preemption made room comes first.
     if let Some(node) = pod.status().nominated_node_name.as_deref().and_then(|name| snapshot.get(name))
         && filters.only.as_ref().is_none_or(|(names, _)| names.contains(node.name()))
         && filters.check_with_nominated(cycle, pod, node, context).is_ok()
+        // An extender that fails here is asked again among all nodes.
+        && let Ok(node) = extenders.filter(pod, vec![node.clone()], snapshot, error)
+        && !node.is_empty()
     {
-        return vec![node.clone()];
+        return Ok(node);
     }
     let positions: Vec<usize> = match &filters.only {
         Some((names, by)) => {
@@ -367,19 +399,11 @@ fn feasible(
     if filters.only.is_none() {
         search.start = (search.start + looked_at) % nodes.len();
     }
-    found
+    extenders.filter(pod, found, snapshot, error)
 }
 
 /// The node with the highest score, one at random if there are several.
-fn best<'a>(
-    plugins: &PluginSet,
-    cycle: &mut CycleState,
-    pod: &PodInfo,
-    nodes: &'a [Arc<NodeInfo>],
-    context: &Context<'_>,
-    rng: &mut impl Rng,
-) -> &'a Arc<NodeInfo> {
-    let totals = totals(plugins, cycle, pod, nodes, context);
+fn best<'a>(nodes: &'a [Arc<NodeInfo>], totals: &[i64], rng: &mut impl Rng) -> &'a Arc<NodeInfo> {
     let highest = totals.iter().copied().max().unwrap_or(0);
     let equals: Vec<usize> = totals.iter().enumerate().filter(|(_, total)| **total == highest).map(|(position, _)| position).collect();
     &nodes[equals[rng.random_range(0..equals.len())]]

@@ -8,6 +8,7 @@ pub use crate::events::{Changed, ClusterEvent};
 
 use crate::cycle::{Filters, FitError};
 use crate::devices::DeviceStore;
+use crate::extenders::Extenders;
 use crate::listers::Listers;
 use crate::memory::Memory;
 use crate::node_info::NodeInfo;
@@ -134,6 +135,8 @@ pub struct Unplaced<'a> {
     pub offset: usize,
     /// What pods like it have found out.
     pub memory: &'a mut Memory,
+    /// Who else has a say in it.
+    pub extenders: &'a Extenders,
 }
 
 /// What a point after the filters has to offer a pod that fits nowhere.
@@ -144,6 +147,8 @@ pub enum PostFilter {
     Deallocate(ObjectKey, String),
     /// Nothing now; what to tell users.
     Nothing(String),
+    /// Nothing, because it could not be found out; what to tell users, and nothing else is.
+    Failed(String),
     /// Nothing, and room that was promised earlier does not help either; what to tell users.
     Hopeless(String),
 }

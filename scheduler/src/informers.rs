@@ -6,7 +6,7 @@ use crate::framework::{Changed, ClusterEvent};
 use crate::listers::Listers;
 use crate::pod_info::PodInfo;
 use crate::scheduler::Scheduler;
-use crate::trim;
+use crate::trim::{self, Trimmed};
 use crate::volumes::{AssumeCache, VolumeStore, class_of_volume};
 use api::device_claims;
 use client::cache::Cacheable;
@@ -63,8 +63,8 @@ pub struct Informers {
 
 impl Informers {
     /// Starts all watches.
-    pub fn start(shared: Arc<SharedCaches>) -> Self {
-        trim::all_kinds(&shared);
+    pub fn start(shared: Arc<SharedCaches>, trimmed: Trimmed) -> Self {
+        trim::kinds(&shared, trimmed);
         let unfinished = watcher::Config::default().any_semantic().fields("status.phase!=Succeeded,status.phase!=Failed");
         let (volumes, attachments) = (shared.of::<PersistentVolume>(), shared.of::<VolumeAttachment>());
         volumes.add_index(BY_CLASS, |volume| vec![class_of_volume(volume).to_owned()]);

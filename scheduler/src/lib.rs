@@ -4,7 +4,7 @@
 //! the nodes ([`cycle`], pure) and assumes the result in the [`state`], so that the next cycle sees it while the binding is still on its way.
 //! A pod that fits nowhere waits for a change that could cure what rejected it; nothing is retried blindly.
 //!
-//! Behaviour, names and texts are upstream's `pkg/scheduler`. Deliberately absent: extenders.
+//! Behaviour, names and texts are upstream's `pkg/scheduler`. What is decided elsewhere comes in through [`extenders`].
 
 pub mod affinity;
 pub mod config;
@@ -14,6 +14,7 @@ mod cycle_state;
 pub mod devices;
 mod events;
 pub mod explain;
+pub mod extenders;
 pub mod framework;
 mod informers;
 pub mod listers;

@@ -31,6 +31,10 @@ pub enum Failure {
     NotEligible(String),
     /// It helps nowhere.
     NoCandidate(String),
+    /// Extenders leave no node.
+    NoneLeft,
+    /// An extender has failed that has to be asked.
+    Failed(String),
 }
 
 /// What preemption on one node would come to: how much harm it does, and what it is; or why it does not help.
@@ -38,7 +42,7 @@ pub type Trial = Result<(Harm, Candidate), Rejection>;
 
 /// Finds the node on which preemption does least harm, or says why there is none.
 pub fn find(args: &DefaultPreemptionArgs, unplaced: &mut Unplaced<'_>) -> Result<Candidate, Failure> {
-    let Unplaced { pod, context, filters, cycle, error, offset, ref mut memory } = *unplaced;
+    let Unplaced { pod, context, filters, cycle, error, offset, ref mut memory, extenders } = *unplaced;
     let not_eligible = |why: &str| Failure::NotEligible(format!("not eligible due to {why}."));
     if pod.spec().preemption_policy.as_deref() == Some("Never") {
         return Err(not_eligible("preemptionPolicy=Never"));
@@ -77,7 +81,13 @@ pub fn find(args: &DefaultPreemptionArgs, unplaced: &mut Unplaced<'_>) -> Result
             break;
         }
     }
-    let best = candidates.iter().filter_map(|trial| trial.as_ref().as_ref().ok()).min_by_key(|(harm, _)| *harm);
+    let found = candidates.iter().filter_map(|trial| trial.as_ref().as_ref().ok());
+    if !candidates.is_empty() && extenders.preempt_for(pod) {
+        let found = found.map(|(_, candidate)| candidate.clone()).collect();
+        let left = extenders.preempt(pod, found, context.snapshot).map_err(Failure::Failed)?;
+        return left.into_iter().min_by_key(Harm::of).ok_or(Failure::NoneLeft);
+    }
+    let best = found.min_by_key(|(harm, _)| *harm);
     best.map(|(_, candidate)| candidate.clone()).ok_or_else(|| {
         let rejected: Vec<_> =
             hopeless.into_iter().filter_map(|(position, trial)| Some((position, trial.as_ref().as_ref().err()?.clone()))).collect();

@@ -8,6 +8,7 @@
 //! If no pod is active, those that back off are tried early, unless an error put them there. Backoffs end with a whole second, so that of those that end
 //! in the same one the most urgent pod goes first (KEP-5142). Pods are held for as long as they exist, so the API bounds this.
 
+use crate::extenders::EXTENDER;
 use crate::framework::{ClusterEvent, Point};
 use crate::informers::nominated;
 use crate::metrics::Metrics;
@@ -444,8 +445,9 @@ impl SchedulingQueue {
     fn could_help(&self, queued: &QueuedPod, event: &ClusterEvent) -> bool {
         let Some(profile) = self.profiles.of(&queued.pod) else { return false };
         let plugins = &profile.plugins;
-        // Refused by nobody (there was no node at all): anything may help.
+        // Refused by nobody (there was no node at all), or by who cannot be asked: anything may help.
         queued.refused_by.is_empty()
+            || queued.refused_by.contains(EXTENDER)
             || queued.refused_by.iter().filter_map(|name| plugins.named(name)).any(|plugin| plugin.cures(&queued.pod, event))
     }
 

@@ -1,11 +1,13 @@
 //! Starting and ending: watches, election, the loop.
 
 use crate::config::Configuration;
+use crate::extenders::Extenders;
 use crate::informers::Informers;
 use crate::metrics::Metrics;
 use crate::profiles::Profiles;
 use crate::queue::SchedulingQueue;
 use crate::scheduler::Scheduler;
+use crate::trim::Trimmed;
 use client::election::{self, Candidate as Replica, host_name};
 use client::serving::{self, Observable};
 use client::{EventRecorder, SharedCaches};
@@ -28,13 +30,16 @@ pub struct Options {
 /// Schedules until `stop` is cancelled, or fails when this replica is no longer the leader.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let Options { client, configuration, address } = options;
-    let Configuration { profiles, backoff, leader_election: leading, kubeconfig: _, shown } = configuration;
+    let Configuration { profiles, backoff, leader_election: leading, extenders, kubeconfig: _, shown } = configuration;
     let profiles = Arc::new(Profiles::new(&profiles));
+    let extenders = Arc::new(Extenders::new(extenders).await?);
+    let trimmed = if extenders.is_empty() { Trimmed::All } else { Trimmed::AllButPodsAndNodes };
     let caches = SharedCaches::new(client.clone());
     let metrics = Arc::new(Metrics::default());
     let queue = SchedulingQueue::new(profiles.clone(), backoff, metrics.clone());
     let recorder = EventRecorder::series(client.clone(), crate::config::DEFAULT_NAME, &host_name()?);
-    let scheduler = Arc::new(Scheduler::new(client.clone(), profiles, Informers::start(caches.clone()), queue, recorder, metrics));
+    let scheduler =
+        Arc::new(Scheduler::new(client.clone(), profiles, extenders, Informers::start(caches.clone(), trimmed), queue, recorder, metrics));
     if let Some(address) = address {
         let bound = serving::serve(address, Arc::new(Health { scheduler: scheduler.clone(), shown }), stop.clone()).await?;
         tracing::info!(address = %bound, "serving health and metrics");

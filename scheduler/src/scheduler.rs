@@ -2,6 +2,7 @@
 
 use crate::cycle::{self, Decision, FitError, Outcome, Search};
 use crate::devices::DeviceStore;
+use crate::extenders::Extenders;
 use crate::framework::{ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Plugin, Point};
 use crate::informers::{Informers, nominated};
 use crate::listers::Listers;
@@ -63,6 +64,7 @@ fn name(pod: &PodInfo) -> &str {
 pub struct Scheduler {
     pub(crate) client: Client,
     pub(crate) profiles: Arc<Profiles>,
+    extenders: Arc<Extenders>,
     pub(crate) informers: Informers,
     pub(crate) queue: SchedulingQueue,
     pub(crate) state: Mutex<ClusterState>,
@@ -76,12 +78,23 @@ impl Scheduler {
     pub fn new(
         client: Client,
         profiles: Arc<Profiles>,
+        extenders: Arc<Extenders>,
         informers: Informers,
         queue: SchedulingQueue,
         recorder: EventRecorder,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { client, profiles, informers, queue, state: Mutex::default(), recorder, metrics, requests: Semaphore::new(REQUESTS) }
+        Self {
+            client,
+            profiles,
+            extenders,
+            informers,
+            queue,
+            state: Mutex::default(),
+            recorder,
+            metrics,
+            requests: Semaphore::new(REQUESTS),
+        }
     }
 
     /// What is counted when asked for.
@@ -91,10 +104,11 @@ impl Scheduler {
 
     /// One decision after the other, for as long as the queue is open.
     pub async fn decide(self: &Arc<Self>) {
-        let (mut search, mut rng, mut snapshot) = (Search::default(), StdRng::from_os_rng(), Snapshot::default());
+        let mut search = Search { extenders: self.extenders.clone(), ..Search::default() };
+        let (mut rng, mut snapshot) = (StdRng::from_os_rng(), Snapshot::default());
         while let Some(queued) = self.queue.pop().await {
             self.decide_one(queued, &mut search, &mut rng, &mut snapshot);
-            // Deciding never waits; the watches and bindings need their turn.
+            // Deciding never waits but for extenders; the watches and bindings need their turn.
             tokio::task::yield_now().await;
         }
     }
@@ -113,6 +127,12 @@ impl Scheduler {
                 cycle.end_decision();
                 let node = snapshot.get(&decision.node).cloned().expect("the decision is one of this snapshot's nodes");
                 self.place(queued, cycle, decision, node, begun);
+            }
+            Err(error) if error.failure.is_some() => {
+                self.metrics.attempt(&profile.name, "error", begun.elapsed());
+                let message = error.message();
+                tracing::warn!(pod = %pod.key(), error = message, "could not decide");
+                self.give_back(queued, Failed::Error, "SchedulerError", message, Outcome::Hopeless);
             }
             Err(mut error) => {
                 let outcome = cycle::post_filter(&profile.plugins, &pod, &context, search, rng, &mut error);
@@ -186,12 +206,20 @@ impl Scheduler {
             effect.await.with_context(|| format!("running PreBind plugin {plugin:?}"))?;
         }
         let _permit = self.requests.acquire().await.context("the semaphore is never closed")?;
+        match self.bind_by_any(profile, pod, node.name()).await {
+            Err(error) if !is_refusal(&error) && self.is_bound_after_all(pod, node.name()).await => Ok(()),
+            bound => bound,
+        }
+    }
+
+    /// Lets the first bind that does: extenders before plugins.
+    async fn bind_by_any(&self, profile: &Profile, pod: &PodInfo, node: &str) -> anyhow::Result<()> {
+        if let Some(bound) = self.extenders.bind(pod, node).await {
+            return bound.map_err(anyhow::Error::msg);
+        }
         for plugin in profile.plugins.at(Point::Bind) {
-            if let Some(binding) = plugin.bind(self, pod, node.name()) {
-                return match binding.await {
-                    Err(error) if !is_refusal(&error) && self.is_bound_after_all(pod, node.name()).await => Ok(()),
-                    bound => bound.with_context(|| format!("running Bind plugin {:?}", plugin.name())),
-                };
+            if let Some(binding) = plugin.bind(self, pod, node) {
+                return binding.await.with_context(|| format!("running Bind plugin {:?}", plugin.name()));
             }
         }
         anyhow::bail!("no plugin binds")

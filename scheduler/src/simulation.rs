@@ -234,7 +234,7 @@ impl Simulation {
         let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
         let (recorder, mut reports) = EventRecorder::captured();
         tokio::spawn(async move { while reports.recv().await.is_some() {} });
-        let scheduler = Arc::new(Scheduler::new(client, profiles, informers, queue, recorder, Arc::default()));
+        let scheduler = Arc::new(Scheduler::new(client, profiles, Arc::default(), informers, queue, recorder, Arc::default()));
         Informers::subscribe(&scheduler);
         Self { world, scheduler, pods, nodes }
     }

@@ -16,10 +16,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 /// The conditions that are read, and the status in which they say something.
 const CONDITIONS: &[(&str, &str)] = &[("PodScheduled", "False"), ("DisruptionTarget", "True"), ("PodResizePending", "True")];
 
+/// Of which kinds things are thrown away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trimmed {
+    /// Of all.
+    All,
+    /// Not of pods and nodes, which are shown to others as they are.
+    AllButPodsAndNodes,
+}
+
 /// Says so of every kind.
-pub fn all_kinds(caches: &SharedCaches) {
-    caches.trim::<Pod>(pod);
-    caches.trim::<Node>(node);
+pub fn kinds(caches: &SharedCaches, trimmed: Trimmed) {
+    if trimmed == Trimmed::All {
+        caches.trim::<Pod>(pod);
+        caches.trim::<Node>(node);
+    } else {
+        caches.trim::<Pod>(|pod| pod.metadata.managed_fields = None);
+        caches.trim::<Node>(|node| node.metadata.managed_fields = None);
+    }
     caches.trim::<Service>(service);
     caches.trim::<ReplicationController>(replication_controller);
     caches.trim::<ReplicaSet>(replica_set);

@@ -1,5 +1,7 @@
 //! The scheduler against an apiserver in the same process: pods that find their node, that wait for one, and that make room.
 
+mod extenders;
+
 use anyhow::{Context, Result};
 use apiserver::assembly::{Running, Server};
 use client::connection::from_config;
@@ -309,6 +311,102 @@ async fn what_happens_is_told_in_events() -> Result<()> {
     let scheduled = until("where", async || reported("Scheduled").await, Option::is_some).await?.context("an event")?;
     assert_eq!(scheduled.note.as_deref(), Some("Successfully assigned default/p to n1"));
     assert_eq!((scheduled.type_.as_deref(), scheduled.action.as_deref()), (Some("Normal"), Some("Binding")));
+    cluster.stop().await
+}
+
+/// What an extender answers that leaves a pod only the nodes that its annotation names, likes one best, and binds through the API.
+async fn answer(client: Client, verb: String, question: Value) -> Result<Value, u16> {
+    match verb.as_str() {
+        "filter" => {
+            let wanted = question["Pod"]["metadata"]["annotations"]["on"].as_str().unwrap_or_default().to_owned();
+            let nodes = question["Nodes"]["items"].as_array().cloned().unwrap_or_default();
+            let (left, failed): (Vec<Value>, Vec<Value>) =
+                nodes.into_iter().partition(|node| wanted.contains(node["metadata"]["name"].as_str().unwrap_or_default()));
+            let failed: serde_json::Map<String, Value> =
+                failed.iter().filter_map(|node| Some((node["metadata"]["name"].as_str()?.to_owned(), json!("not on its list")))).collect();
+            Ok(json!({"Nodes": {"items": left}, "FailedNodes": failed}))
+        }
+        "prioritize" => Ok(json!([{"Host": "n1", "Score": 10}, {"Host": "n2", "Score": 3}])),
+        "bind" => {
+            let text = |field: &str| question[field].as_str().unwrap_or_default();
+            let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": text("PodName"), "uid": text("PodUID"), "annotations": {"bound-by": "extender"}},
+                "target": {"kind": "Node", "name": text("Node")}});
+            let pods: Api<Pod> = Api::namespaced(client, text("PodNamespace"));
+            let bound: kube::Result<Value> = pods.create_subresource("binding", text("PodName"), &PostParams::default(), &binding).await;
+            Ok(json!({"Error": bound.err().map(|error| error.to_string()).unwrap_or_default()}))
+        }
+        _ => Err(404),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn extenders_filter_score_and_bind() -> Result<()> {
+    use base64::Engine;
+    let mut cluster = Cluster::without_scheduler().await?;
+    let client = cluster.client.clone();
+    let answer = move |verb, question| -> futures::future::BoxFuture<'static, _> { Box::pin(answer(client.clone(), verb, question)) };
+    let extender = extenders::Extender::start("extender.example", std::sync::Arc::new(answer)).await?;
+    let authority = base64::engine::general_purpose::STANDARD.encode(&extender.authority);
+    let address = extender.address;
+    // The second is a port at which nobody listens, which is no harm: it may fail. The third has no such verb.
+    let text = format!(
+        "
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+leaderElection: {{leaderElect: false}}
+extenders:
+- urlPrefix: https://{address}/
+  enableHTTPS: true
+  tlsConfig: {{caData: {authority}, serverName: extender.example}}
+  filterVerb: filter
+  prioritizeVerb: prioritize
+  weight: 10
+  bindVerb: bind
+- urlPrefix: http://127.0.0.1:1
+  filterVerb: filter
+  ignorable: true
+- urlPrefix: https://{address}
+  enableHTTPS: true
+  filterVerb: nonsense
+  managedResources: [{{name: example.com/foo, ignoredByScheduler: true}}]
+"
+    );
+    cluster.add_scheduler(scheduler::config::parse(&text)?);
+    for name in ["n1", "n2", "n3"] {
+        cluster.add_node(name).await?;
+    }
+    let add = async |name: &str, on: &str, request: Value| {
+        let spec = json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": request, "limits": request}}]});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name, "annotations": {"on": on}}, "spec": spec}))?;
+        cluster.pods.create(&PostParams::default(), &pod).await?;
+        anyhow::Ok(())
+    };
+    // The last node that was added: when it is there for the scheduler, so are the others.
+    add("only", "n3", json!({})).await?;
+    until("the only node", async || cluster.node_of("only").await, |node| node.as_deref() == Some("n3")).await?;
+    let annotations = cluster.pods.get("only").await?.metadata.annotations.unwrap_or_default();
+    assert_eq!(annotations.get("bound-by").map(String::as_str), Some("extender"));
+    add("best", "n1,n2,n3", json!({})).await?;
+    until("the best node", async || cluster.node_of("best").await, |node| node.as_deref() == Some("n1")).await?;
+
+    add("nowhere", "n4", json!({})).await?;
+    let told = until("why not", async || cluster.told("nowhere").await, Option::is_some).await?;
+    assert!(told.as_ref().is_some_and(|told| told.starts_with("0/3 nodes are available: 3 not on its list.")), "{told:?}");
+    cluster.add_node("n4").await?;
+    until("its node", async || cluster.node_of("nowhere").await, |node| node.as_deref() == Some("n4")).await?;
+
+    add("managed", "n1", json!({"example.com/foo": "1"})).await?;
+    let told = until("why not", async || cluster.told("managed").await, Option::is_some).await?;
+    assert_eq!(told, Some(format!("failed nonsense with extender at URL https://{address}/nonsense, code 404")));
+
+    extender.stop().await;
+    add("late", "n1", json!({})).await?;
+    let refused = format!("Post \"https://{address}/filter\": dial tcp {address}: connect: connection refused");
+    // A connection that was in use may have broken first.
+    until("nobody there", async || cluster.told("late").await, |told| told.as_ref() == Some(&refused)).await?;
+    let conditions = cluster.pods.get("late").await?.status.and_then(|status| status.conditions).unwrap_or_default();
+    let reason = conditions.into_iter().find(|condition| condition.type_ == "PodScheduled").and_then(|condition| condition.reason);
+    assert_eq!(reason.as_deref(), Some("SchedulerError"));
     cluster.stop().await
 }
 

@@ -1,12 +1,13 @@
 //! The file as it is written: fields, defaults, and the strict decoding that names every field it does not know.
 
+use super::extender::Extender;
 use anyhow::bail;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::time::Duration;
 
 /// Seconds and the like as Go writes them: `1m30s`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
 impl Serialize for Span {
@@ -36,7 +37,7 @@ pub struct File {
     pub pod_initial_backoff_seconds: i64,
     pub pod_max_backoff_seconds: i64,
     pub profiles: Vec<Profile>,
-    pub extenders: Vec<Value>,
+    pub extenders: Vec<Extender>,
     delay_cache_until_active: bool,
 }
 

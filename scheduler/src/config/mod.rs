@@ -1,12 +1,15 @@
 //! `--config`: a KubeSchedulerConfiguration (`kubescheduler.config.k8s.io/v1`), decoded strictly and validated in upstream's words.
 //!
-//! Left out: extenders, which are refused. `parallelism`, the client's rates and content types, profiling and `delayCacheUntilActive` are read and
+//! `parallelism`, the client's rates and content types, profiling and `delayCacheUntilActive` are read and
 //! validated, and mean nothing here: decisions take one thread, and the server's priority and fairness is the only rate limit.
 
 pub mod args;
+mod extender;
 mod file;
 mod profile;
 mod validation;
+
+pub use extender::{Extender, ExtenderTls, ManagedResource};
 
 use crate::plugins::{self, Lists};
 use crate::queue::Backoff;
@@ -67,6 +70,8 @@ pub struct Configuration {
     pub backoff: Backoff,
     /// How a leader is chosen.
     pub leader_election: LeaderElection,
+    /// Who else has a say in decisions, in the order in which they are asked.
+    pub extenders: Vec<Extender>,
     /// The kubeconfig, if the file names one.
     pub kubeconfig: Option<String>,
     /// The file with the defaults in it, as `/configz` shows it.
@@ -120,12 +125,20 @@ fn interpret(file: &File) -> anyhow::Result<Configuration> {
             several => bail!("[{}]", several.join(", ")),
         }
     }
+    let mut extenders = file.extenders.clone();
+    // Those that may fail are asked last.
+    extenders.sort_by_key(|extender| extender.ignorable);
+    let managed = file.extenders.iter().flat_map(|extender| &extender.managed_resources);
+    let ignored: Vec<String> = managed.filter(|resource| resource.ignored_by_scheduler).map(|resource| resource.name.clone()).collect();
     let common = usize::try_from(file.percentage_of_nodes_to_score.unwrap_or(0)).unwrap_or(0);
     let election = &file.leader_election;
     Ok(Configuration {
         profiles: profiles
             .into_iter()
-            .map(|profile| {
+            .map(|mut profile| {
+                if !ignored.is_empty() {
+                    profile.args.resources_fit.ignored_resources.clone_from(&ignored);
+                }
                 let own = profile.percentage_of_nodes_to_score.and_then(|percentage| usize::try_from(percentage).ok());
                 Ok(ProfileConfiguration {
                     lists: profile.lists()?,
@@ -144,9 +157,19 @@ fn interpret(file: &File) -> anyhow::Result<Configuration> {
             renew_deadline: election.renew_deadline.0,
             retry_period: election.retry_period.0,
         },
+        extenders,
         kubeconfig: Some(file.client_connection.kubeconfig.clone()).filter(|path| !path.is_empty()),
-        shown: serde_json::to_value(file)?,
+        shown: shown(file)?,
     })
+}
+
+/// The file without what is secret in it.
+fn shown(file: &File) -> anyhow::Result<serde_json::Value> {
+    let mut file = file.clone();
+    for tls in file.extenders.iter_mut().filter_map(|extender| extender.tls_config.as_mut()) {
+        tls.key_data.clear();
+    }
+    Ok(serde_json::to_value(&file)?)
 }
 
 fn seconds(count: i64) -> Duration {
@@ -215,6 +238,31 @@ leaderElection:
     }
 
     #[test]
+    fn extenders() {
+        let more = "
+extenders:
+- urlPrefix: http://a/x
+  ignorable: true
+  filterVerb: filter
+  nodeCacheCapable: true
+  managedResources: [{name: example.com/foo, ignoredByScheduler: true}, {name: example.com/bar}]
+- urlPrefix: https://b
+  enableHTTPS: true
+  bindVerb: bind
+  prioritizeVerb: score
+  weight: 3
+  httpTimeout: 100ms
+  tlsConfig: {serverName: b, caFile: /ca.pem, keyData: c2VjcmV0}
+";
+        let read = read(more).unwrap();
+        let urls: Vec<&str> = read.extenders.iter().map(|extender| extender.url_prefix.as_str()).collect();
+        assert_eq!(urls, ["https://b", "http://a/x"], "who may fail is asked last");
+        assert_eq!(read.profiles[0].args.resources_fit.ignored_resources, ["example.com/foo"]);
+        let shown = &read.shown["extenders"][1];
+        assert_eq!((&shown["tlsConfig"]["keyData"], &shown["httpTimeout"]), (&serde_json::json!(""), &serde_json::json!("100ms")));
+    }
+
+    #[test]
     fn nothing_said_is_the_defaults() {
         let read = read("").unwrap();
         assert_eq!((read.profiles.len(), read.profiles[0].name.as_str()), (1, DEFAULT_NAME));
@@ -274,6 +322,23 @@ leaderElection:
                 args("VolumeBinding", "{bindTimeoutSeconds: -1}"),
                 "profiles[0].pluginConfig[0].args.bindTimeoutSeconds: Invalid value: -1: invalid BindTimeoutSeconds, should not be a negative value",
             ),
+            (
+                "extenders: [{prioritizeVerb: p}]\n".to_owned(),
+                "extenders[0].weight: Invalid value: 0: must have a positive weight applied to it",
+            ),
+            (
+                "extenders: [{bindVerb: b}, {bindVerb: b}]\n".to_owned(),
+                "extenders: Invalid value: \"found 2 extenders implementing bind\": only one extender can implement bind",
+            ),
+            (
+                "extenders: [{managedResources: [{name: a.com/b}, {name: a.com/b}]}]\n".to_owned(),
+                "extenders[0].managedResources[1].name: Invalid value: \"a.com/b\": duplicate extender managed resource name",
+            ),
+            (
+                "extenders: [{managedResources: [{name: cpu}]}]\n".to_owned(),
+                "extenders[0].managedResources[0].name: Invalid value: \"cpu\": is an invalid extended resource name",
+            ),
+            ("extenders: [{urlprefix: x}]\n".to_owned(), "strict decoding error: unknown field \"extenders[0].urlprefix\""),
             (plugins("{filter: {enabled: [{name: Nope}]}}"), "plugin \"Nope\" does not exist"),
             (plugins("{score: {enabled: [{name: NodeName}]}}"), "plugin \"NodeName\" does not extend Score plugin"),
             (plugins("{filter: {enabled: [{name: NodeName}, {name: NodeName}]}}"), "plugin \"NodeName\" already registered as \"Filter\""),

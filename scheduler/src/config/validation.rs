@@ -1,6 +1,7 @@
 //! What is wrong with a file, in upstream's words (`pkg/scheduler/apis/config/validation`).
 
 use super::args::{self, PluginArgs, ResourceSpec, ShapePoint};
+use super::extender;
 use super::file::File;
 use super::profile::Profile;
 use api::field::{ErrorList, Path};
@@ -75,9 +76,7 @@ pub fn validate(file: &File, profiles: &[Profile]) -> ErrorList {
         let detail = "must be greater than or equal to PodInitialBackoffSeconds";
         errors.invalid(&Path::new("podMaxBackoffSeconds"), file.pod_max_backoff_seconds, detail);
     }
-    if !file.extenders.is_empty() {
-        errors.forbidden(&Path::new("extenders"), "extenders are not supported");
-    }
+    extender::validate(&mut errors, &Path::new("extenders"), &file.extenders);
     errors
 }
 

@@ -29,6 +29,8 @@ impl Plugin for DefaultPreemption {
         match preemption::find(&self.args, unplaced) {
             Ok(candidate) => PostFilter::Nominate(candidate),
             Err(Failure::NotEligible(message)) => PostFilter::Nothing(format!("preemption: {message}")),
+            Err(Failure::NoneLeft) => PostFilter::Nothing("preemption: no candidate node for preemption".to_owned()),
+            Err(Failure::Failed(message)) => PostFilter::Failed(format!("preemption: {message}")),
             Err(Failure::NoCandidate(message)) => PostFilter::Hopeless(format!("preemption: {message}")),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::cycle::{Filters, FitError};
+use crate::extenders::Extenders;
 use crate::fixtures::{Objects, node_info, pod};
 use crate::memory::Memory;
 use crate::snapshot::Snapshot;
@@ -98,7 +99,8 @@ fn a_pod_goes_where_its_devices_are() {
             nodes.each_ref().map(|node| plugin.filter(&cycle, &pod, node, &context).err().map_or(String::new(), |r| r.reasons.join(", ")));
         assert_eq!(told, expected);
         let (filters, error, memory) = (&Filters::none(), &FitError::default(), &mut Memory::default());
-        let mut unplaced = Unplaced { pod: &pod, context, filters, cycle: &cycle, error, offset: 0, memory };
+        let mut unplaced =
+            Unplaced { pod: &pod, context, filters, cycle: &cycle, error, offset: 0, memory, extenders: &Extenders::default() };
         let (PostFilter::Deallocate(_, text) | PostFilter::Nothing(text)) = plugin.post_filter(&mut unplaced) else {
             panic!("no room is made for claims")
         };
