@@ -184,6 +184,8 @@ impl Builder {
             writes: Turns::new(options.max_mutating_requests_inflight),
             metrics,
         });
+        // Before anybody can ask for an address: a store may know of services that have one and of no object that says so.
+        crate::services::repair::pass(&*objects, k8s_openapi::jiff::Timestamp::now()).await;
         let listener = Listener::bind(SocketAddr::new(options.bind_address, options.secure_port), tls, pipeline).await?;
         let address = listener.address()?;
         tracing::info!(%address, "serving");
@@ -201,6 +203,7 @@ impl Builder {
         if options.check_policy_types {
             tokio::spawn(admission::policy::type_checking::run(registry.clone(), stop.clone()));
         }
+        tokio::spawn(crate::services::repair::run(registry.clone(), stop.clone()));
         tokio::spawn(crate::flow_control::run(registry.clone(), stop.clone()));
         if let Some(encrypted) = encrypted {
             tokio::spawn(renew(encrypted));

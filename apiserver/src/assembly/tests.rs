@@ -6,6 +6,7 @@ mod encryption;
 mod issuers;
 mod policies;
 pub mod servers;
+mod services;
 mod webhooks;
 
 use super::{Running, Server};

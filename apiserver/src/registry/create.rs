@@ -90,11 +90,11 @@ impl Registry {
         write.notes.warn_all(typed.warnings(None));
         self.validate(write, Operation::Create, &name, Some(&*typed), None, [&managed, &Value::Null]).await?;
 
-        let allocation = self.services.on_create(self, endpoint, &mut *typed)?;
+        let allocation = self.services.allocate(self, write, &mut *typed, None).await?;
         let mut value = typed.to_value();
         metadata::put_managed_fields(&mut value, managed);
         let result = self.store_new(write, &name, value).await;
-        drop(allocation);
+        self.services.settle(self, write, allocation, result.is_ok()).await;
         Ok(Written { object: result?, created: true })
     }
 

@@ -298,7 +298,11 @@ impl Registry {
     }
 
     async fn remove(&self, write: &Write<'_>, value: serde_json::Value, current: &Current) -> Result<Option<Deleted>> {
-        Ok(self.swap(write, value, current, true).await?.map(Deleted::Gone))
+        let gone = self.swap(write, value, current, true).await?;
+        if gone.is_some() {
+            self.services.release(self, write, &*current.typed).await;
+        }
+        Ok(gone.map(Deleted::Gone))
     }
 
     async fn remove_any(&self, write: &Write<'_>, value: serde_json::Value) -> Result<Deleted> {

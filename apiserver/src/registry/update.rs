@@ -156,7 +156,7 @@ impl Registry {
         write.notes.warn_all(typed.warnings(Some(&*current.typed)));
         self.validate(write, Operation::Update, write.name, Some(&*typed), Some(&*current.typed), [&managed, &current.managed]).await?;
         let allocation = match view {
-            View::Main => self.services.on_update(self, endpoint, &mut *typed, &*current.typed)?,
+            View::Main => self.services.allocate(self, write, &mut *typed, Some(&*current.typed)).await?,
             _ => None,
         };
         if allocation.is_some() {
@@ -164,9 +164,13 @@ impl Registry {
         }
         metadata::put_managed_fields(&mut new, managed);
         let ends = super::delete::ends_with_update(&*typed);
-        let object = self.swap(write, new, &current, ends).await?;
-        drop(allocation);
-        Ok(object.map(|object| Written { object, created: false }))
+        let object = self.swap(write, new, &current, ends).await;
+        let written = matches!(object, Ok(Some(_)));
+        self.services.settle(self, write, allocation, written).await;
+        if ends && written {
+            self.services.release(self, write, &*typed).await;
+        }
+        Ok(object?.map(|object| Written { object, created: false }))
     }
 
     /// Puts the new object in the place of the current one, or deletes it if this was the last thing that held it. An object that did not
