@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
     Secret, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
@@ -117,6 +118,7 @@ whole!(
     ResourceQuota,
     Secret,
     Service,
+    ServiceCIDR,
     StatefulSet,
     VolumeAttributesClass,
 );

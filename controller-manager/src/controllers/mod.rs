@@ -27,6 +27,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod service_account_token;
+mod service_cidr;
 pub mod service_lb;
 pub mod stateful_set;
 pub mod taint_eviction;
@@ -243,6 +244,12 @@ pub const TABLE: &[Row] = &[
         component: "volumeattributesclass-protection-controller",
         account: Some("volumeattributesclass-protection-controller"),
         make: |context| Some(Arc::new(volumes::attributes_class_protection::AttributesClassProtection::new(context))),
+    },
+    Row {
+        name: "service-cidr-controller",
+        component: "service-cidr-controller",
+        account: Some("service-cidrs-controller"),
+        make: |context| Some(Arc::new(service_cidr::ServiceCidrs::new(context))),
     },
     Row {
         name: "service-lb-controller",

@@ -62,7 +62,6 @@ pub const ABSENT: &[(&str, &str)] = &[
     ("kube-apiserver-serving-clustertrustbundle-publisher-controller", "the kind is not served: its feature is off by default upstream"),
     ("storageversion-garbage-collector-controller", "the kind is not served: its feature is off by default upstream"),
     ("validatingadmissionpolicy-status-controller", "the apiserver checks expressions for their types"),
-    ("service-cidr-controller", "the apiserver has one range, from its flag"),
     ("storage-version-migrator-controller", "the kind is not served: its feature is off by default upstream"),
     ("selinux-warning-controller", "off by default upstream; no kubelet of ours mounts with SELinux labels"),
 ];
