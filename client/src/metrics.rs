@@ -4,7 +4,6 @@
 //! Left out: a registry. A component knows its metrics and writes them when asked.
 
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Upper bounds of a histogram's buckets, from the lowest.
@@ -25,13 +24,16 @@ pub enum Buckets {
 
 impl Buckets {
     fn bounds(self) -> impl Iterator<Item = f64> {
-        let count = self.count();
-        let bound = move |at: usize| match self {
-            // Multiplied step by step, as upstream does: the last digits are part of what a bucket is called.
-            Buckets::Exponential { first, factor, .. } => (0..at).fold(first, |bound, _| bound * factor),
-            Buckets::Listed(bounds) => bounds[at],
-        };
-        (0..count).map(bound)
+        let mut last = 0.0;
+        (0..self.count()).map(move |at| {
+            last = match self {
+                Buckets::Exponential { first, .. } if at == 0 => first,
+                // Multiplied step by step, as upstream does: the last digits are part of what a bucket is called.
+                Buckets::Exponential { factor, .. } => last * factor,
+                Buckets::Listed(bounds) => bounds[at],
+            };
+            last
+        })
     }
 
     fn count(self) -> usize {
@@ -94,11 +96,39 @@ pub struct Described {
     pub labels: &'static [&'static str],
 }
 
+/// Something for every combination of labels that was seen, in the labels' order.
+struct Labelled<T>(Mutex<Vec<(Vec<String>, T)>>);
+
+impl<T: Clone> Labelled<T> {
+    const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    /// Changes what there is for these labels, which is `new` if it is the first time.
+    fn change(&self, labels: &[&str], new: impl FnOnce() -> T, change: impl FnOnce(&mut T)) {
+        let mut all = self.0.lock();
+        let at = all.binary_search_by(|(known, _)| known.iter().map(String::as_str).cmp(labels.iter().copied())).unwrap_or_else(|at| {
+            all.insert(at, (labels.iter().map(|label| (*label).to_owned()).collect(), new()));
+            at
+        });
+        change(&mut all[at].1);
+    }
+
+    fn all(&self) -> Vec<(Vec<String>, T)> {
+        self.0.lock().clone()
+    }
+}
+
+/// The labels' values with their names.
+fn named<'a>(names: &'a [&'a str], values: &'a [String]) -> Vec<(&'a str, &'a str)> {
+    names.iter().copied().zip(values.iter().map(String::as_str)).collect()
+}
+
 /// A histogram for every combination of labels that was seen. Labels are names of profiles, results and points: few.
 pub struct Histograms {
     described: Described,
     buckets: Buckets,
-    observed: Mutex<BTreeMap<Vec<String>, Observed>>,
+    observed: Labelled<Observed>,
 }
 
 impl Histograms {
@@ -109,31 +139,24 @@ impl Histograms {
 
     /// With these buckets.
     pub const fn with(described: Described, buckets: Buckets) -> Self {
-        Self { described, buckets, observed: Mutex::new(BTreeMap::new()) }
+        Self { described, buckets, observed: Labelled::new() }
     }
 
     /// Counts one value.
     pub fn observe(&self, labels: &[&str], value: f64) {
-        let mut observed = self.observed.lock();
-        if !observed.keys().any(|key| key == labels) {
-            observed.insert(labels.iter().map(|label| (*label).to_owned()).collect(), Observed::new(self.buckets));
-        }
-        let entry = observed.iter_mut().find(|(key, _)| key.iter().eq(labels)).map(|(_, entry)| entry);
-        entry.expect("it was there or has been put there").observe(value);
+        self.observed.change(labels, || Observed::new(self.buckets), |observed| observed.observe(value));
     }
 
     /// How many values, by labels.
     pub fn counts(&self) -> Vec<(Vec<String>, u64)> {
-        self.observed.lock().iter().map(|(labels, observed)| (labels.clone(), observed.count())).collect()
+        self.observed.all().into_iter().map(|(labels, observed)| (labels, observed.count())).collect()
     }
 
     /// The lines of all of them.
     pub fn write(&self, text: &mut String) {
         head(text, &self.described, "histogram");
-        let Described { name, labels, .. } = self.described;
-        for (values, observed) in self.observed.lock().iter() {
-            let own: Vec<(&str, &str)> = labels.iter().copied().zip(values.iter().map(String::as_str)).collect();
-            observed.write(text, name, &own);
+        for (values, observed) in self.observed.all() {
+            observed.write(text, self.described.name, &named(self.described.labels, &values));
         }
     }
 }
@@ -141,26 +164,25 @@ impl Histograms {
 /// A count for every combination of labels that was seen.
 pub struct Counters {
     described: Described,
-    counts: Mutex<BTreeMap<Vec<&'static str>, u64>>,
+    counts: Labelled<u64>,
 }
 
 impl Counters {
     /// None yet.
     pub const fn new(described: Described) -> Self {
-        Self { described, counts: Mutex::new(BTreeMap::new()) }
+        Self { described, counts: Labelled::new() }
     }
 
     /// Counts one.
-    pub fn add(&self, labels: &[&'static str]) {
-        *self.counts.lock().entry(labels.to_vec()).or_default() += 1;
+    pub fn add(&self, labels: &[&str]) {
+        self.counts.change(labels, || 0, |count| *count += 1);
     }
 
     /// The lines of all of them.
     pub fn write(&self, text: &mut String) {
         head(text, &self.described, "counter");
-        for (values, count) in self.counts.lock().iter() {
-            let labels: Vec<(&str, &str)> = self.described.labels.iter().copied().zip(values.iter().copied()).collect();
-            sample(text, self.described.name, &labels, count);
+        for (values, count) in self.counts.all() {
+            sample(text, self.described.name, &named(self.described.labels, &values), count);
         }
     }
 }

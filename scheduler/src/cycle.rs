@@ -5,16 +5,21 @@ use crate::extenders::{EXTENDER, Extenders};
 use crate::framework::{Code, Context, CycleState, Plugin, Point, PostFilter, PreFilter, Rejection, Unplaced, Verdict};
 use crate::memory::Memory;
 use crate::node_info::NodeInfo;
-use crate::plugins::PluginSet;
+use crate::plugins::{Called, PluginSet};
 use crate::pod_info::PodInfo;
 use crate::preemption::Candidate;
+use crate::stopwatch::Stopwatch;
 use client::ObjectKey;
 use rand::Rng;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// With fewer nodes than this, all are looked at.
 const ENOUGH: usize = 100;
+/// In a cycle whose plugins are measured, a filter is on so many nodes: there may be thousands.
+const MEASURED: u64 = 10;
 /// Of many nodes, at least this share is looked at, in percent.
 const SMALLEST_SHARE: usize = 5;
 
@@ -125,6 +130,10 @@ pub fn unavailable(nodes: usize, rejected: &[(usize, Rejection)], others: &Rejec
 pub struct Search {
     /// Who else is asked.
     pub extenders: Arc<Extenders>,
+    /// What measures it.
+    pub stopwatch: Stopwatch,
+    /// How many decisions there were.
+    pub decisions: u32,
     /// The share of nodes to look at in percent; 0 chooses by their number.
     pub percentage: usize,
     /// Where the next search starts, so that all nodes get their turn.
@@ -146,17 +155,28 @@ impl Search {
 
 /// What the pre-filters left to do.
 pub struct Filters<'a> {
-    plugins: Vec<&'a dyn Plugin>,
+    /// With how often they were called.
+    plugins: Vec<(&'a Called, Cell<u64>)>,
+    stopwatch: Stopwatch,
     /// Those that correct what they have remembered when something is tried out.
     correcting: Vec<&'a dyn Plugin>,
     /// Only these nodes, if set.
     only: Option<(BTreeSet<String>, BTreeSet<&'static str>)>,
 }
 
+/// Counts what was called: here for every node, and only now where others count, too.
+impl Drop for Filters<'_> {
+    fn drop(&mut self) {
+        for (called, calls) in &self.plugins {
+            called.evaluations.fetch_add(calls.get(), Ordering::Relaxed);
+        }
+    }
+}
+
 impl Filters<'_> {
     /// Nothing to do.
     pub fn none() -> Self {
-        Filters { plugins: Vec::new(), correcting: Vec::new(), only: None }
+        Filters { plugins: Vec::new(), stopwatch: Stopwatch::default(), correcting: Vec::new(), only: None }
     }
 }
 
@@ -166,11 +186,14 @@ pub fn pre_filter<'a>(
     cycle: &mut CycleState,
     pod: &PodInfo,
     context: &Context<'_>,
+    stopwatch: &Stopwatch,
 ) -> Result<Filters<'a>, Rejection> {
     let (mut skipped, mut correcting) = (BTreeSet::new(), Vec::new());
     let mut only = None::<(BTreeSet<String>, BTreeSet<&'static str>)>;
-    for plugin in plugins.at(Point::PreFilter) {
-        match plugin.pre_filter(cycle, pod, context).map_err(|rejection| Rejection { plugin: plugin.name(), ..rejection })? {
+    for called in plugins.called_at(Point::PreFilter) {
+        let plugin = called.plugin.as_ref();
+        let answer = stopwatch.plugin(called, "PreFilter", || plugin.pre_filter(cycle, pod, context));
+        match answer.map_err(|rejection| rejection.by(plugin.name()))? {
             PreFilter::Skip => {
                 skipped.insert(plugin.name());
                 continue;
@@ -186,22 +209,26 @@ pub fn pre_filter<'a>(
                         [one] => format!("node(s) didn't satisfy plugin {one}"),
                         several => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", several.join(" ")),
                     };
-                    return Err(Rejection { plugin: plugin.name(), ..Rejection::unresolvable(reason) });
+                    return Err(Rejection::unresolvable(reason).by(plugin.name()));
                 }
                 only = Some((both, by));
             }
         }
         correcting.push(plugin);
     }
-    let plugins = plugins.at(Point::Filter).filter(|plugin| !skipped.contains(plugin.name())).collect();
-    Ok(Filters { plugins, correcting, only })
+    let asked = plugins.called_at(Point::Filter).iter().filter(|called| !skipped.contains(called.plugin.name()));
+    Ok(Filters { plugins: asked.map(|called| (called, Cell::new(0))).collect(), stopwatch: stopwatch.clone(), correcting, only })
 }
 
 impl Filters<'_> {
     /// Whether the pod can run on a node, the first refusal if not.
     pub fn check(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
-        for plugin in &self.plugins {
-            plugin.filter(cycle, pod, node, context).map_err(|rejection| Rejection { plugin: plugin.name(), ..rejection })?;
+        for (called, calls) in &self.plugins {
+            let run = || called.plugin.filter(cycle, pod, node, context);
+            let measured = self.stopwatch.measures_plugins() && calls.get() < MEASURED;
+            let verdict = if measured { self.stopwatch.calls(called, "Filter", 0, run) } else { run() };
+            calls.set(calls.get() + 1);
+            verdict.map_err(|rejection| rejection.by(called.plugin.name()))?;
         }
         Ok(())
     }
@@ -219,7 +246,7 @@ impl Filters<'_> {
 
     /// Whether what they say of a node can be remembered for pods with the same spec.
     pub fn look_at_node_only(&self) -> bool {
-        self.plugins.iter().all(|plugin| plugin.looks_at_node_only())
+        self.plugins.iter().all(|(called, _)| called.plugin.looks_at_node_only())
     }
 
     /// Tries out what it is like with another pod on the node.
@@ -249,7 +276,8 @@ pub fn schedule(
     if nodes.is_empty() {
         return Err(error);
     }
-    let filters = match pre_filter(plugins, cycle, pod, context) {
+    let stopwatch = search.stopwatch.clone();
+    let filters = match stopwatch.point("PreFilter", || pre_filter(plugins, cycle, pod, context, &stopwatch)) {
         Ok(filters) => filters,
         Err(rejection) => {
             error.pre_filter = Some(rejection);
@@ -268,7 +296,7 @@ pub fn schedule(
         [] => return Err(error),
         [only] => only.name().to_owned(),
         several => {
-            let mut totals = totals(plugins, cycle, pod, several, context);
+            let mut totals = totals(plugins, cycle, pod, several, context, &stopwatch);
             for (total, score) in totals.iter_mut().zip(search.extenders.scores(pod, several)) {
                 *total = total.saturating_add(score);
             }
@@ -306,12 +334,12 @@ pub fn post_filter(
     let (mut messages, mut outcome) = (Vec::new(), Outcome::Unchanged);
     let mut cycle = CycleState::default();
     // A pod that is refused as such has no filters; plugins still say so.
-    let filters = pre_filter(plugins, &mut cycle, pod, context).unwrap_or_else(|_| Filters::none());
-    let Search { memory, extenders, .. } = search;
+    let filters = pre_filter(plugins, &mut cycle, pod, context, &Stopwatch::default()).unwrap_or_else(|_| Filters::none());
+    let Search { memory, extenders, stopwatch, .. } = search;
     let offset = rng.random_range(0..error.nodes);
     let mut unplaced = Unplaced { pod, context: *context, filters: &filters, cycle: &cycle, error, offset, memory, extenders };
-    for plugin in plugins.at(Point::PostFilter) {
-        let message = match plugin.post_filter(&mut unplaced) {
+    for called in plugins.called_at(Point::PostFilter) {
+        let message = match stopwatch.plugin(called, "PostFilter", || called.plugin.post_filter(&mut unplaced)) {
             PostFilter::Nominate(candidate) => return Outcome::Nominated(candidate),
             PostFilter::Deallocate(claim, message) => {
                 outcome = Outcome::Deallocated(claim);
@@ -360,7 +388,7 @@ fn feasible(
     let positions: Vec<usize> = match &filters.only {
         Some((names, by)) => {
             let by: Vec<&str> = by.iter().copied().collect();
-            let plugin = filters.plugins.iter().map(|plugin| plugin.name()).find(|name| by.contains(name)).unwrap_or_default();
+            let plugin = filters.plugins.iter().map(|(called, _)| called.plugin.name()).find(|name| by.contains(name)).unwrap_or_default();
             let reason = format!("node(s) didn't satisfy plugin(s) [{}]", by.join(" "));
             error.others = Some(Rejection { plugin, ..Rejection::unresolvable(reason) });
             names.iter().filter_map(|name| snapshot.position(name)).collect()
@@ -377,6 +405,7 @@ fn feasible(
     if remembers {
         search.memory.turn_to(pod);
     }
+    let begun = search.stopwatch.begin();
     for position in positions {
         let node = &nodes[position];
         looked_at += 1;
@@ -396,6 +425,7 @@ fn feasible(
             break;
         }
     }
+    search.stopwatch.end("Filter", begun, &());
     if filters.only.is_none() {
         search.start = (search.start + looked_at) % nodes.len();
     }
@@ -410,18 +440,34 @@ fn best<'a>(nodes: &'a [Arc<NodeInfo>], totals: &[i64], rng: &mut impl Rng) -> &
 }
 
 /// The weighted sum of all scores per node.
-pub fn totals(plugins: &PluginSet, cycle: &mut CycleState, pod: &PodInfo, nodes: &[Arc<NodeInfo>], context: &Context<'_>) -> Vec<i64> {
-    let mut totals = vec![0_i64; nodes.len()];
-    for (plugin, weight) in plugins.scoring() {
-        if plugins.has(Point::PreScore, plugin.name()) && !plugin.pre_score(cycle, pod, nodes, context) {
-            continue;
+pub fn totals(
+    plugins: &PluginSet,
+    cycle: &mut CycleState,
+    pod: &PodInfo,
+    nodes: &[Arc<NodeInfo>],
+    context: &Context<'_>,
+    stopwatch: &Stopwatch,
+) -> Vec<i64> {
+    let mut skipped = Vec::new();
+    stopwatch.point("PreScore", || {
+        for called in plugins.called_at(Point::PreScore) {
+            if !stopwatch.plugin(called, "PreScore", || called.plugin.pre_score(cycle, pod, nodes, context)) {
+                skipped.push(called.plugin.name());
+            }
         }
-        let mut scores: Vec<i64> = nodes.iter().map(|node| plugin.score(cycle, pod, node)).collect();
-        plugin.normalize(cycle, nodes, &mut scores);
-        for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * weight;
+    });
+    let (mut totals, mut scores) = (vec![0_i64; nodes.len()], Vec::with_capacity(nodes.len()));
+    let calls = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+    stopwatch.point("Score", || {
+        for called in plugins.called_at(Point::Score).iter().filter(|called| !skipped.contains(&called.plugin.name())) {
+            scores.clear();
+            stopwatch.calls(called, "Score", calls, || scores.extend(nodes.iter().map(|node| called.plugin.score(cycle, pod, node))));
+            stopwatch.calls(called, "ScoreExtensionNormalize", 0, || called.plugin.normalize(cycle, nodes, &mut scores));
+            for (total, score) in totals.iter_mut().zip(&scores) {
+                *total += score * called.weight;
+            }
         }
-    }
+    });
     totals
 }
 

@@ -78,7 +78,7 @@ impl ClusterEvent {
             Self::PodBound(_) => "AssignedPodAdd",
             Self::PodChanged { .. } => "AssignedPodUpdate",
             Self::PodGone(_) => "AssignedPodDelete",
-            Self::Itself { .. } => "PodUpdate",
+            Self::Itself { .. } => "UnschedulablePodUpdate",
             Self::Namespace(changed) => of(changed, "NamespaceAdd", "NamespaceUpdate"),
             Self::Claim(changed) => of(changed, "PersistentVolumeClaimAdd", "PersistentVolumeClaimUpdate"),
             Self::ClaimGone(_) => "PersistentVolumeClaimDelete",

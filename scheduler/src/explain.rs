@@ -51,7 +51,7 @@ pub fn explain(pod: &Pod, nodes: &[Node], pods: &[Pod], listers: &dyn Listers) -
         match plugin.pre_filter(&mut cycle, &subject, &context) {
             Ok(PreFilter::Skip) => skipped.push(plugin.name()),
             Ok(_) => {}
-            Err(rejection) => of_all.push(Rejection { plugin: plugin.name(), ..rejection }),
+            Err(rejection) => of_all.push(rejection.by(plugin.name())),
         }
     }
     let judge = |node: &Arc<NodeInfo>| {
@@ -61,7 +61,7 @@ pub fn explain(pod: &Pod, nodes: &[Node], pods: &[Pod], listers: &dyn Listers) -
         });
         let refused = asked.filter_map(|plugin| {
             let rejection = plugin.filter(&cycle, &subject, node, &context).err()?;
-            Some(Rejection { plugin: plugin.name(), ..rejection })
+            Some(rejection.by(plugin.name()))
         });
         NodeVerdict {
             node: node.name().to_owned(),

@@ -93,6 +93,11 @@ impl Rejection {
     pub fn unresolvable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self { code: Code::Unresolvable, ..Self::unschedulable(reason) }
     }
+
+    /// The same, from this plugin.
+    pub fn by(self, plugin: &'static str) -> Self {
+        Self { plugin, ..self }
+    }
 }
 
 /// Yes, or why not.

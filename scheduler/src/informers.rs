@@ -21,8 +21,10 @@ use kube::api::PostParams;
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The index of volumes by class.
 const BY_CLASS: &str = "class";
@@ -130,7 +132,8 @@ impl Informers {
     pub fn subscribe(scheduler: &Arc<Scheduler>) {
         let informers = &scheduler.informers;
         on(&informers.nodes, scheduler, Scheduler::node_changed);
-        on(&informers.pods, scheduler, Scheduler::pod_changed);
+        let kind = |pod: &Pod| if is_placed(pod) { "AssignedPod".into() } else { "UnschedulablePod".into() };
+        on_named(&informers.pods, scheduler, kind, Scheduler::pod_changed);
         on(&informers.namespaces, scheduler, |scheduler, change| {
             // Other changes of a namespace mean nothing to a pod.
             if change.old().is_none_or(|old| old.metadata.labels != change.object().metadata.labels) {
@@ -178,13 +181,37 @@ impl Informers {
     }
 }
 
-fn on<K: Cacheable>(cache: &Arc<Cache<K>>, scheduler: &Arc<Scheduler>, handle: impl Fn(&Scheduler, &Change<K>) + Send + Sync + 'static) {
+fn on<K: Cacheable>(cache: &Arc<Cache<K>>, scheduler: &Arc<Scheduler>, handle: impl Fn(&Scheduler, &Change<K>) + Send + Sync + 'static)
+where
+    K::DynamicType: Default,
+{
+    on_named(cache, scheduler, |_| K::kind(&K::DynamicType::default()).into_owned().into(), handle);
+}
+
+/// The same, with what the metrics call such an object.
+fn on_named<K: Cacheable>(
+    cache: &Arc<Cache<K>>,
+    scheduler: &Arc<Scheduler>,
+    kind: impl Fn(&K) -> Cow<'static, str> + Send + Sync + 'static,
+    handle: impl Fn(&Scheduler, &Change<K>) + Send + Sync + 'static,
+) {
     let scheduler = Arc::downgrade(scheduler);
     cache.subscribe(move |change| {
         if let Some(scheduler) = scheduler.upgrade() {
+            let begun = Instant::now();
             handle(&scheduler, change);
+            let action = match change {
+                Change::Added(_) => "Add",
+                Change::Updated { .. } => "Update",
+                Change::Deleted(_) => "Delete",
+            };
+            scheduler.metrics.events.observe(&[&format!("{}{action}", kind(change.object()))], begun.elapsed().as_secs_f64());
         }
     });
+}
+
+fn is_placed(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty())
 }
 
 /// An object that has come or changed is an event; one that is gone helps nobody.

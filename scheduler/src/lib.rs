@@ -33,6 +33,7 @@ pub mod selector;
 pub mod snapshot;
 pub mod state;
 pub mod status;
+pub mod stopwatch;
 pub mod trim;
 pub mod volumes;
 

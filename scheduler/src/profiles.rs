@@ -1,8 +1,11 @@
 //! The schedulers that this process is: each a name and a set of plugins.
 
 use crate::config::ProfileConfiguration;
-use crate::plugins::PluginSet;
+use crate::framework::Point;
+use crate::metrics::Evaluations;
+use crate::plugins::{Called, PluginSet};
 use crate::pod_info::PodInfo;
+use std::sync::atomic::Ordering;
 
 /// One of them.
 pub struct Profile {
@@ -32,6 +35,22 @@ impl Profiles {
             percentage_of_nodes_to_score: profile.percentage_of_nodes_to_score,
         };
         Self(configured.iter().map(make).collect())
+    }
+
+    /// How often each plugin was called, at the points where that is counted.
+    pub fn evaluations(&self) -> Vec<Evaluations> {
+        let points = [(Point::PreFilter, "PreFilter"), (Point::Filter, "Filter"), (Point::PreScore, "PreScore"), (Point::Score, "Score")];
+        let of_point = |profile: &Profile, (point, name): (Point, &'static str)| -> Vec<Evaluations> {
+            let calls = profile.plugins.called_at(point).iter().map(|called| (called, called.evaluations.load(Ordering::Relaxed)));
+            let counted = |(called, count): (&Called, u64)| Evaluations {
+                plugin: called.plugin.name(),
+                point: name,
+                profile: profile.name.clone(),
+                count,
+            };
+            calls.filter(|(_, count)| *count > 0).map(counted).collect()
+        };
+        self.0.iter().flat_map(|profile| points.into_iter().flat_map(|point| of_point(profile, point))).collect()
     }
 
     /// The one that a pod asks for; none if the pod is another scheduler's.

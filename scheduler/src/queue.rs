@@ -9,11 +9,12 @@
 //! in the same one the most urgent pod goes first (KEP-5142). Pods are held for as long as they exist, so the API bounds this.
 
 use crate::extenders::EXTENDER;
-use crate::framework::{ClusterEvent, Point};
+use crate::framework::{ClusterEvent, Plugin, Point};
 use crate::informers::nominated;
 use crate::metrics::Metrics;
 use crate::pod_info::PodInfo;
 use crate::profiles::Profiles;
+use crate::stopwatch;
 use parking_lot::Mutex;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -26,6 +27,8 @@ use tokio::time::Instant;
 const LEFT_OVER: Duration = Duration::from_secs(5 * 60);
 /// Backoffs end together in windows of this length.
 const WINDOW: Duration = Duration::from_secs(1);
+/// Of an event whose effect is measured, it is on so many pods: there may be thousands.
+const MEASURED: usize = 10;
 /// Events kept for the pods in flight. If there were more, a pod is taken to be cured, and tried again.
 const EVENTS: usize = 1000;
 
@@ -72,6 +75,8 @@ pub struct QueuedPod {
     gated: bool,
     /// Something has to be over before anything brings it back.
     held: bool,
+    /// It is tried because it has waited for long, not because something has happened.
+    pub late: bool,
 }
 
 /// How a try ended that found no node.
@@ -181,6 +186,7 @@ impl SchedulingQueue {
                     refused_by: BTreeSet::new(),
                     gated: false,
                     held: false,
+                    late: false,
                 };
                 self.admit(&mut state, queued);
             }
@@ -194,7 +200,9 @@ impl SchedulingQueue {
                     Place::Backoff((window, _)) => state.back_off(queued, window),
                     Place::ErrorBackoff((window, _)) => state.back_off_after_error(queued, window),
                     Place::Unschedulable if queued.gated => self.admit(&mut state, queued),
-                    Place::Unschedulable if self.is_cured_by_itself(&queued, &old) => self.requeue(&mut state, queued, "PodUpdate"),
+                    Place::Unschedulable if self.is_cured_by_itself(&queued, &old) => {
+                        self.requeue(&mut state, queued, "UnschedulablePodUpdate")
+                    }
                     Place::Aside => state.set_aside(queued),
                     _ => state.wait(queued),
                 }
@@ -283,7 +291,7 @@ impl SchedulingQueue {
         let Some(Place::InFlight(since)) = state.places.get(pod.uid()).copied() else { return };
         state.landed(since);
         let old = queued.pod.clone();
-        let mut queued = QueuedPod { pod, since: Instant::now(), held, ..queued };
+        let mut queued = QueuedPod { pod, since: Instant::now(), held, late: false, ..queued };
         match how {
             Failed::Error => {
                 queued.errors += 1;
@@ -340,12 +348,15 @@ impl SchedulingQueue {
                 state.events.pop_front();
             }
         }
-        let helped: Vec<String> = state
-            .unschedulable
-            .iter()
-            .filter(|(_, queued)| !queued.gated && self.could_help(queued, event))
-            .map(|(uid, _)| uid.clone())
-            .collect();
+        // Of some events, how long the first pods take to be asked.
+        let mut to_measure = if state.events_seen.is_multiple_of(u64::from(stopwatch::ONE_IN)) { MEASURED } else { 0 };
+        let waiting = state.unschedulable.iter().filter(|(_, queued)| !queued.gated);
+        let helped = waiting.filter(|(_, queued)| {
+            let measured = to_measure > 0;
+            to_measure -= usize::from(measured);
+            self.asked(queued, event, measured)
+        });
+        let helped: Vec<String> = helped.map(|(uid, _)| uid.clone()).collect();
         for uid in &helped {
             if let Some(queued) = state.take(uid, Place::Unschedulable) {
                 self.requeue(&mut state, queued, event.label());
@@ -382,10 +393,17 @@ impl SchedulingQueue {
         self.state.lock().places.contains_key(uid)
     }
 
-    /// How many unschedulable pods each plugin has refused, by plugin and profile.
+    /// How many events are kept for pods in flight, by name.
+    pub fn kept_events(&self) -> BTreeMap<&'static str, usize> {
+        let mut kept = BTreeMap::new();
+        self.state.lock().events.iter().for_each(|event| *kept.entry(event.label()).or_insert(0) += 1);
+        kept
+    }
+
+    /// How many pods each plugin has refused or not let in, by plugin and profile.
     pub fn refused(&self) -> BTreeMap<(&'static str, String), usize> {
         let (state, mut refused) = (self.state.lock(), BTreeMap::new());
-        for queued in state.unschedulable.values().chain(state.aside.values()).filter(|queued| !queued.gated) {
+        for queued in state.unschedulable.values().chain(state.aside.values()) {
             let profile = self.profiles.of(&queued.pod).map(|profile| profile.name.clone()).unwrap_or_default();
             for plugin in &queued.refused_by {
                 *refused.entry((*plugin, profile.clone())).or_insert(0) += 1;
@@ -396,14 +414,16 @@ impl SchedulingQueue {
 
     fn admit(&self, state: &mut State, mut queued: QueuedPod) {
         let profile = self.profiles.of(&queued.pod);
-        queued.gated =
-            profile.is_some_and(|profile| profile.plugins.at(Point::PreEnqueue).any(|plugin| plugin.pre_enqueue(&queued.pod).is_err()));
-        if queued.gated {
-            self.metrics.incoming.add(&["gated", "PodAdd"]);
+        let gate =
+            profile.and_then(|profile| profile.plugins.at(Point::PreEnqueue).find(|plugin| plugin.pre_enqueue(&queued.pod).is_err()));
+        queued.gated = gate.is_some();
+        if let Some(gate) = gate {
+            queued.refused_by = BTreeSet::from([gate.name()]);
+            self.metrics.incoming.add(&["gated", "UnschedulablePodAdd"]);
             state.wait(queued);
         } else {
             queued.entered = Instant::now();
-            self.metrics.incoming.add(&["active", "PodAdd"]);
+            self.metrics.incoming.add(&["active", "UnschedulablePodAdd"]);
             state.activate(queued);
         }
     }
@@ -443,12 +463,26 @@ impl SchedulingQueue {
     }
 
     fn could_help(&self, queued: &QueuedPod, event: &ClusterEvent) -> bool {
+        self.asked(queued, event, false)
+    }
+
+    fn asked(&self, queued: &QueuedPod, event: &ClusterEvent, measured: bool) -> bool {
         let Some(profile) = self.profiles.of(&queued.pod) else { return false };
         let plugins = &profile.plugins;
+        let cures = |plugin: &dyn Plugin| {
+            if !measured {
+                return plugin.cures(&queued.pod, event);
+            }
+            let begun = Instant::now();
+            let cures = plugin.cures(&queued.pod, event);
+            let labels = [plugin.name(), event.label(), if cures { "Queue" } else { "QueueSkip" }];
+            self.metrics.hints.observe(&labels, begun.elapsed().as_secs_f64());
+            cures
+        };
         // Refused by nobody (there was no node at all), or by who cannot be asked: anything may help.
         queued.refused_by.is_empty()
             || queued.refused_by.contains(EXTENDER)
-            || queued.refused_by.iter().filter_map(|name| plugins.named(name)).any(|plugin| plugin.cures(&queued.pod, event))
+            || queued.refused_by.iter().filter_map(|name| plugins.named(name)).any(cures)
     }
 
     fn flush(&self, state: &mut State, now: Instant) {
@@ -467,7 +501,7 @@ impl SchedulingQueue {
             let place = state.places.get(&uid).copied();
             if let Some(queued) = place.and_then(|place| state.take(&uid, place)) {
                 self.metrics.incoming.add(&["active", "UnschedulableTimeout"]);
-                state.activate(queued);
+                state.activate(QueuedPod { late: true, ..queued });
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::cycle::{self, Decision, FitError, Outcome, Search};
 use crate::devices::DeviceStore;
 use crate::extenders::Extenders;
-use crate::framework::{ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Plugin, Point};
+use crate::framework::{ClusterEvent, Context as CycleContext, CycleState, Effect, Handle, Plugin, Point, Verdict};
 use crate::informers::{Informers, nominated};
 use crate::listers::Listers;
 use crate::metrics::{Gauges, Metrics};
@@ -16,6 +16,7 @@ use crate::queue::{Failed, QueuedPod, SchedulingQueue};
 use crate::snapshot::Snapshot;
 use crate::state::ClusterState;
 use crate::status;
+use crate::stopwatch::{self, Stopwatch};
 use crate::volumes::VolumeStore;
 use anyhow::Context;
 use client::events::{EventType, reference};
@@ -42,6 +43,9 @@ const REQUESTS: usize = 128;
 
 /// Victims of one preemption that are deleted at a time.
 const DELETIONS: usize = 16;
+
+/// Of so many tries, metrics do not say how many there were.
+const MANY: u32 = 15;
 
 /// How many seconds to wait after each question what has become of a binding.
 const QUESTIONS: [u64; 6] = [1, 1, 2, 4, 8, 8];
@@ -99,7 +103,13 @@ impl Scheduler {
 
     /// What is counted when asked for.
     pub fn gauges(&self) -> Gauges {
-        Gauges { pending: self.queue.pending(), size: self.state.lock().size(), refused: self.queue.refused() }
+        Gauges {
+            pending: self.queue.pending(),
+            size: self.state.lock().size(),
+            refused: self.queue.refused(),
+            events: self.queue.kept_events(),
+            evaluations: self.profiles.evaluations(),
+        }
     }
 
     /// One decision after the other, for as long as the queue is open.
@@ -119,6 +129,8 @@ impl Scheduler {
         let mut cycle = CycleState::default();
         self.state.lock().update(snapshot);
         search.percentage = profile.percentage_of_nodes_to_score;
+        search.stopwatch = Stopwatch::new(self.metrics.clone(), &profile.name, search.decisions.is_multiple_of(stopwatch::ONE_IN));
+        search.decisions = search.decisions.wrapping_add(1);
         let context = CycleContext { snapshot, listers: &self.informers };
         let decided = cycle::schedule(&profile.plugins, &mut cycle, &pod, &context, search, rng);
         self.metrics.algorithm.observe(&[], begun.elapsed().as_secs_f64());
@@ -126,7 +138,7 @@ impl Scheduler {
             Ok(decision) => {
                 cycle.end_decision();
                 let node = snapshot.get(&decision.node).cloned().expect("the decision is one of this snapshot's nodes");
-                self.place(queued, cycle, decision, node, begun);
+                self.place(queued, cycle, decision, node, begun, search.stopwatch.clone());
             }
             Err(error) if error.failure.is_some() => {
                 self.metrics.attempt(&profile.name, "error", begun.elapsed());
@@ -135,7 +147,9 @@ impl Scheduler {
                 self.give_back(queued, Failed::Error, "SchedulerError", message, Outcome::Hopeless);
             }
             Err(mut error) => {
+                let looking = search.stopwatch.begin();
                 let outcome = cycle::post_filter(&profile.plugins, &pod, &context, search, rng, &mut error);
+                search.stopwatch.end("PostFilter", looking, &outcome);
                 if error.nodes > 0 && profile.plugins.has(Point::PostFilter, "DefaultPreemption") {
                     self.metrics.preemptions.fetch_add(1, Ordering::Relaxed);
                 }
@@ -151,7 +165,15 @@ impl Scheduler {
     }
 
     /// Assumes the pod on its node and binds it there, beside the next decision.
-    fn place(self: &Arc<Self>, queued: QueuedPod, mut cycle: CycleState, decision: Decision, node: Arc<NodeInfo>, begun: Instant) {
+    fn place(
+        self: &Arc<Self>,
+        queued: QueuedPod,
+        mut cycle: CycleState,
+        decision: Decision,
+        node: Arc<NodeInfo>,
+        begun: Instant,
+        stopwatch: Stopwatch,
+    ) {
         let pod = queued.pod.clone();
         let Some(profile) = self.profiles.of(&pod) else { return self.queue.remove(pod.uid()) };
         {
@@ -160,16 +182,19 @@ impl Scheduler {
             state.assume(pod.clone(), &decision.node);
         }
         let plugins = &profile.plugins;
-        let reserved = plugins
-            .at(Point::Reserve)
-            .try_for_each(|plugin| plugin.reserve(&mut cycle, &pod, &node, self.as_ref()).map_err(|rejection| (plugin.name(), rejection)));
-        let permitted = reserved.and_then(|()| {
-            plugins
-                .at(Point::Permit)
-                .try_for_each(|plugin| plugin.permit(&cycle, &pod, &decision.node).map_err(|rejection| (plugin.name(), rejection)))
-        });
-        if let Err((plugin, rejection)) = permitted {
-            self.take_back(profile, &cycle, &pod);
+        let asked = |point, name, ask: &mut dyn FnMut(&dyn Plugin) -> Verdict| {
+            stopwatch.point(name, || {
+                plugins.called_at(point).iter().try_for_each(|called| {
+                    let answer = stopwatch.plugin(called, name, || ask(called.plugin.as_ref()));
+                    answer.map_err(|rejection| rejection.by(called.plugin.name()))
+                })
+            })
+        };
+        let reserved = asked(Point::Reserve, "Reserve", &mut |plugin| plugin.reserve(&mut cycle, &pod, &node, self.as_ref()));
+        let permitted = reserved.and_then(|()| asked(Point::Permit, "Permit", &mut |plugin| plugin.permit(&cycle, &pod, &decision.node)));
+        if let Err(rejection) = permitted {
+            let plugin = rejection.plugin;
+            self.take_back(profile, &cycle, &pod, &stopwatch);
             self.metrics.attempt(&profile.name, "unschedulable", begun.elapsed());
             let error = FitError { nodes: 1, rejected: vec![(0, rejection)], ..FitError::default() };
             return self.give_back(queued, Failed::Unschedulable([plugin].into()), "Unschedulable", error.message(), Outcome::Unchanged);
@@ -177,11 +202,14 @@ impl Scheduler {
         let scheduler = self.clone();
         tokio::spawn(async move {
             let Some(profile) = scheduler.profiles.of(&pod) else { return };
-            match scheduler.bind_to(profile, &cycle, &pod, &node).await {
-                Ok(()) => scheduler.bound(profile, &queued, &decision, begun),
+            match scheduler.bind_to(profile, &cycle, &pod, &node, &stopwatch).await {
+                Ok(()) => {
+                    stopwatch.point("PostBind", || ());
+                    scheduler.bound(profile, &queued, &decision, begun);
+                }
                 Err(error) => {
                     scheduler.metrics.attempt(&profile.name, "error", begun.elapsed());
-                    scheduler.take_back(profile, &cycle, &pod);
+                    scheduler.take_back(profile, &cycle, &pod, &stopwatch);
                     let message = format!("{error:#}");
                     tracing::warn!(pod = %pod.key(), node = decision.node, error = message, "could not bind");
                     scheduler.give_back(queued, Failed::Error, "SchedulerError", message, Outcome::Unchanged);
@@ -196,30 +224,49 @@ impl Scheduler {
         cycle: &'a CycleState,
         pod: &'a PodInfo,
         node: &'a NodeInfo,
+        stopwatch: &Stopwatch,
     ) -> anyhow::Result<()> {
         let prepare = |plugin: &'a dyn Plugin| Some((plugin.name(), plugin.pre_bind(cycle, pod, node, self)?));
+        let begun = stopwatch.begin();
         let preparations: Vec<_> = profile.plugins.at(Point::PreBind).filter_map(prepare).collect();
+        stopwatch.end("PreBindPreFlight", begun, &!preparations.is_empty());
         if !preparations.is_empty() {
             self.announce(pod, node.name()).await;
         }
-        for (plugin, effect) in preparations {
-            effect.await.with_context(|| format!("running PreBind plugin {plugin:?}"))?;
-        }
+        let begun = stopwatch.begin();
+        let prepared = self.prepare(preparations, stopwatch).await;
+        stopwatch.end("PreBind", begun, &prepared);
+        prepared?;
         let _permit = self.requests.acquire().await.context("the semaphore is never closed")?;
-        match self.bind_by_any(profile, pod, node.name()).await {
+        match self.bind_by_any(profile, pod, node.name(), stopwatch).await {
             Err(error) if !is_refusal(&error) && self.is_bound_after_all(pod, node.name()).await => Ok(()),
             bound => bound,
         }
     }
 
+    /// Does what plugins have to do before a binding.
+    async fn prepare(&self, preparations: Vec<(&'static str, Effect<'_>)>, stopwatch: &Stopwatch) -> anyhow::Result<()> {
+        for (plugin, effect) in preparations {
+            let begun = stopwatch.begin();
+            let prepared = effect.await;
+            stopwatch.end_plugin(plugin, "PreBind", begun, &prepared);
+            prepared.with_context(|| format!("running PreBind plugin {plugin:?}"))?;
+        }
+        Ok(())
+    }
+
     /// Lets the first bind that does: extenders before plugins.
-    async fn bind_by_any(&self, profile: &Profile, pod: &PodInfo, node: &str) -> anyhow::Result<()> {
+    async fn bind_by_any(&self, profile: &Profile, pod: &PodInfo, node: &str, stopwatch: &Stopwatch) -> anyhow::Result<()> {
         if let Some(bound) = self.extenders.bind(pod, node).await {
             return bound.map_err(anyhow::Error::msg);
         }
         for plugin in profile.plugins.at(Point::Bind) {
             if let Some(binding) = plugin.bind(self, pod, node) {
-                return binding.await.with_context(|| format!("running Bind plugin {:?}", plugin.name()));
+                let begun = stopwatch.begin();
+                let bound = binding.await;
+                stopwatch.end_plugin(plugin.name(), "Bind", begun, &bound);
+                stopwatch.end("Bind", begun, &bound);
+                return bound.with_context(|| format!("running Bind plugin {:?}", plugin.name()));
             }
         }
         anyhow::bail!("no plugin binds")
@@ -256,7 +303,9 @@ impl Scheduler {
         self.queue.remove(pod.uid());
         self.metrics.attempt(&profile.name, "scheduled", begun.elapsed());
         self.metrics.tries.observe(&[], f64::from(queued.attempts));
-        self.metrics.sli.observe(&[&queued.attempts.to_string()], queued.entered.elapsed().as_secs_f64());
+        let attempts = if queued.attempts < MANY { queued.attempts.to_string() } else { format!("{MANY}+") };
+        self.metrics.sli.observe(&[&attempts], queued.entered.elapsed().as_secs_f64());
+        self.metrics.after_flush.fetch_add(u64::from(queued.late), Ordering::Relaxed);
         let Decision { node, evaluated, feasible } = decision;
         tracing::debug!(pod = %pod.key(), node, evaluated, feasible, "bound");
         let message = format!("Successfully assigned {} to {node}", pod.key());
@@ -264,8 +313,12 @@ impl Scheduler {
     }
 
     /// The pod does not go where it was assumed to go.
-    fn take_back(&self, profile: &Profile, cycle: &CycleState, pod: &Arc<PodInfo>) {
-        profile.plugins.at(Point::Reserve).for_each(|plugin| plugin.unreserve(cycle, pod, self));
+    fn take_back(&self, profile: &Profile, cycle: &CycleState, pod: &Arc<PodInfo>, stopwatch: &Stopwatch) {
+        stopwatch.point("Unreserve", || {
+            for called in profile.plugins.called_at(Point::Reserve) {
+                stopwatch.plugin(called, "Unreserve", || called.plugin.unreserve(cycle, pod, self));
+            }
+        });
         self.state.lock().forget(pod.uid());
         self.queue.event(&ClusterEvent::PodGone(pod.clone()));
     }
@@ -365,7 +418,10 @@ impl Scheduler {
 
     async fn patch_status(&self, pod: &PodInfo, patch: &Value) -> kube::Result<()> {
         let request = pods(pod).patch_subresource("status", name(pod), &PatchParams::default(), &Patch::Strategic(patch));
-        self.send(request).await.map(|_| ())
+        let begun = Instant::now();
+        let sent = self.send(request).await.map(|_| ());
+        self.metrics.call("pod_status_patch", &sent, begun.elapsed());
+        sent
     }
 
     /// Whether there is still what the request is about. What the server makes of it is not read: the watch tells.
@@ -407,7 +463,10 @@ impl Handle for Scheduler {
                 target: ObjectReference { kind: Some("Node".to_owned()), name: Some(node.to_owned()), ..ObjectReference::default() },
             };
             let api: Api<Pod> = Api::namespaced(self.client.clone(), meta.namespace.as_deref().unwrap_or_default());
-            let _: Value = api.create_subresource("binding", name, &PostParams::default(), &binding).await?;
+            let begun = Instant::now();
+            let bound: kube::Result<Value> = api.create_subresource("binding", name, &PostParams::default(), &binding).await;
+            self.metrics.call("pod_binding", &bound, begun.elapsed());
+            bound?;
             Ok(())
         })
     }

@@ -7,6 +7,7 @@ use crate::cycle::{Search, schedule};
 use crate::fixtures;
 use crate::framework::{Context, CycleState};
 use crate::informers::Informers;
+use crate::metrics::Metrics;
 use crate::pod_info::PodInfo;
 use crate::profiles::Profiles;
 use crate::queue::{Backoff, SchedulingQueue};
@@ -229,12 +230,13 @@ impl Simulation {
         });
         let client = kube::Client::new(service, "default");
         let profiles = Arc::new(Profiles::new(&[ProfileConfiguration::named(config::DEFAULT_NAME)]));
-        let queue = SchedulingQueue::new(profiles.clone(), Backoff::default(), Arc::default());
+        let metrics = Arc::new(Metrics::default());
+        let queue = SchedulingQueue::new(profiles.clone(), Backoff::default(), metrics.clone());
         let informers = Informers::unwatched(SharedCaches::new(client.clone()));
         let (pods, nodes) = (informers.pods.clone(), informers.nodes.clone());
         let (recorder, mut reports) = EventRecorder::captured();
         tokio::spawn(async move { while reports.recv().await.is_some() {} });
-        let scheduler = Arc::new(Scheduler::new(client, profiles, Arc::default(), informers, queue, recorder, Arc::default()));
+        let scheduler = Arc::new(Scheduler::new(client, profiles, Arc::default(), informers, queue, recorder, metrics));
         Informers::subscribe(&scheduler);
         Self { world, scheduler, pods, nodes }
     }
@@ -362,5 +364,96 @@ async fn nothing_is_lost_and_nothing_is_too_full() {
     let seeds = std::env::var("SIMULATION_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
     for seed in 0..seeds {
         Simulation::new(seed).run(seed).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_is_measured() {
+    let simulation = Simulation::new(1);
+    let decider = simulation.scheduler.clone();
+    tokio::spawn(async move { decider.decide().await });
+    let settle = async || {
+        for _ in 0..5 {
+            while simulation.tell() {}
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let memory = |memory: &str| json!({"status": {"allocatable": {"memory": memory}}});
+    let asking = |name: &str, cpu: &str| {
+        let containers = json!([{"resources": {"requests": {"cpu": cpu}}}]);
+        (*fixtures::pod(name, json!({"schedulerName": config::DEFAULT_NAME, "containers": containers})).pod).clone()
+    };
+    let change = |change: &dyn Fn(&mut World)| change(&mut simulation.world.lock());
+    change(&|world| {
+        world.calm = true;
+        ["n0", "n1"].into_iter().for_each(|name| world.put_node((*fixtures::node(name, json!({}))).clone()));
+        world.put_pod(asking("fits", "1"));
+    });
+    settle().await;
+    change(&|world| world.put_pod(asking("does-not", "100")));
+    settle().await;
+    // As many events as it takes for one of them to be measured.
+    for size in 0..crate::stopwatch::ONE_IN {
+        change(&|world| world.put_node((*fixtures::node("n0", memory(&format!("{}Gi", size + 10)))).clone()));
+    }
+    settle().await;
+    let text = simulation.scheduler.metrics.text(&simulation.scheduler.gauges());
+    let point = |point: &str, status: &str| {
+        format!(
+            "scheduler_framework_extension_point_duration_seconds_count{{extension_point=\"{point}\",status=\"{status}\",profile=\"default-scheduler\"}}"
+        )
+    };
+    let plugin = |plugin: &str, point: &str, status: &str| {
+        format!("scheduler_plugin_execution_duration_seconds_count{{plugin=\"{plugin}\",extension_point=\"{point}\",status=\"{status}\"}}")
+    };
+    let evaluations = |plugin: &str, point: &str| {
+        format!("scheduler_plugin_evaluation_total{{plugin=\"{plugin}\",extension_point=\"{point}\",profile=\"default-scheduler\"}}")
+    };
+    let points = ["PreFilter", "Filter", "PreScore", "Score", "Reserve", "Permit", "PreBind", "Bind", "PostBind"];
+    let mut expected: Vec<String> = points.iter().map(|name| point(name, "Success")).collect();
+    expected.extend([
+        point("PreBindPreFlight", "Skip"),
+        point("PostFilter", "Unschedulable"),
+        plugin("NodePorts", "PreFilter", "Skip"),
+        plugin("NodeResourcesFit", "Filter", "Success"),
+        plugin("NodeResourcesFit", "Score", "Success"),
+        plugin("NodeResourcesFit", "ScoreExtensionNormalize", "Success"),
+        plugin("DefaultBinder", "Bind", "Success"),
+        evaluations("NodeAffinity", "PreFilter"),
+        evaluations("NodeResourcesFit", "Filter"),
+        evaluations("NodeResourcesFit", "Score"),
+        evaluations("NodeAffinity", "PreScore"),
+    ]);
+    expected.extend(
+        [
+            "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"}",
+            "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"unschedulable\"}",
+            "scheduler_scheduling_algorithm_duration_seconds_count",
+            "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"1\"}",
+            "scheduler_pod_scheduling_attempts_count",
+            "scheduler_preemption_attempts_total",
+            "scheduler_queue_incoming_pods_total{queue=\"active\",event=\"UnschedulablePodAdd\"}",
+            "scheduler_queue_incoming_pods_total{queue=\"unschedulable\",event=\"ScheduleAttemptFailure\"}",
+            "scheduler_queueing_hint_execution_duration_seconds_count{plugin=\"NodeResourcesFit\",event=\"NodeUpdate\",hint=\"QueueSkip\"}",
+            "scheduler_event_handling_duration_seconds_count{event=\"NodeAdd\"}",
+            "scheduler_event_handling_duration_seconds_count{event=\"AssignedPodUpdate\"}",
+            "scheduler_event_handling_duration_seconds_count{event=\"UnschedulablePodAdd\"}",
+            "scheduler_async_api_call_execution_total{call_type=\"pod_binding\",result=\"success\"}",
+            "scheduler_async_api_call_execution_duration_seconds_count{call_type=\"pod_status_patch\",result=\"success\"}",
+            "scheduler_cache_size{type=\"nodes\"}",
+        ]
+        .map(str::to_owned),
+    );
+    let counted =
+        |line: &str, name: &str| line.strip_prefix(name).and_then(|rest| rest.trim().parse::<u64>().ok()).is_some_and(|count| count > 0);
+    for name in expected {
+        assert!(text.lines().any(|line| counted(line, &name)), "{name} is not in\n{text}");
+    }
+    for name in [
+        "scheduler_goroutines{operation=\"binding\"}",
+        "scheduler_inflight_events{event=\"PodPopped\"}",
+        "scheduler_pod_scheduled_after_flush_total",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in\n{text}");
     }
 }

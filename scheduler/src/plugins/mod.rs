@@ -24,6 +24,7 @@ mod volume_zone;
 use crate::config::args::PluginArgs;
 use crate::framework::{Plugin, Point};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 pub use dynamic_resources::give_back;
 pub use node_affinity::matches_required;
@@ -70,11 +71,21 @@ pub struct Enabled {
     pub weight: i64,
 }
 
+/// A plugin at one point.
+pub struct Called {
+    /// The plugin.
+    pub plugin: Arc<dyn Plugin>,
+    /// What its scores are multiplied with.
+    pub weight: i64,
+    /// How often it was called, at the points where that is counted.
+    pub evaluations: AtomicU64,
+}
+
 /// The plugins of one profile, ready to be called.
 pub struct PluginSet {
     plugins: Vec<Arc<dyn Plugin>>,
     /// By point.
-    points: Vec<Vec<(Arc<dyn Plugin>, i64)>>,
+    points: Vec<Vec<Called>>,
 }
 
 /// Which plugins are called at each point, in this order; by the points' order.
@@ -102,19 +113,19 @@ impl PluginSet {
         let plugins: Vec<Arc<dyn Plugin>> = TABLE.iter().map(|row| (row.make)(args)).collect();
         let find = |enabled: &Enabled| {
             let plugin = plugins.iter().find(|plugin| plugin.name() == enabled.name)?;
-            Some((plugin.clone(), enabled.weight))
+            Some(Called { plugin: plugin.clone(), weight: enabled.weight, evaluations: AtomicU64::new(0) })
         };
         Self { points: lists.iter().map(|list| list.iter().filter_map(find).collect()).collect(), plugins }
     }
 
     /// Those called at a point.
     pub fn at(&self, point: Point) -> impl Iterator<Item = &dyn Plugin> {
-        self.points[point as usize].iter().map(|(plugin, _)| plugin.as_ref())
+        self.called_at(point).iter().map(|called| called.plugin.as_ref())
     }
 
-    /// Those that score, with their weights.
-    pub fn scoring(&self) -> impl Iterator<Item = (&dyn Plugin, i64)> {
-        self.points[Point::Score as usize].iter().map(|(plugin, weight)| (plugin.as_ref(), *weight))
+    /// The same with their weights, and how often they were called.
+    pub fn called_at(&self, point: Point) -> &[Called] {
+        &self.points[point as usize]
     }
 
     /// Whether a plugin is called at a point.
