@@ -33,6 +33,17 @@ pub async fn connect(kubeconfig: &Path, component: &str) -> anyhow::Result<Clien
     from_config(config, component)
 }
 
+/// A client that acts as the service account of the pod that this process runs in.
+pub fn connect_in_cluster(component: &str) -> anyhow::Result<Client> {
+    const ADDRESS: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
+    let is_there = ADDRESS.iter().all(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    anyhow::ensure!(
+        is_there,
+        "unable to load in-cluster configuration, KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT must be defined"
+    );
+    from_config(Config::incluster().context("unable to load in-cluster configuration")?, component)
+}
+
 /// The same from a configuration that was made elsewhere, as tests do.
 pub fn from_config(config: Config, component: &str) -> anyhow::Result<Client> {
     install_crypto();

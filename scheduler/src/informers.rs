@@ -318,7 +318,9 @@ pub fn nominated(pod: &Pod) -> Option<&str> {
 fn matters(old: &Node, new: &Node) -> bool {
     let of = |node: &Node| {
         let spec = node.spec.clone().unwrap_or_default();
-        (node.metadata.labels.clone(), node.status.as_ref().and_then(|status| status.allocatable.clone()), spec.taints, spec.unschedulable)
+        // Annotations are only there for extenders.
+        let (labels, annotations) = (node.metadata.labels.clone(), node.metadata.annotations.clone());
+        (labels, annotations, node.status.as_ref().and_then(|status| status.allocatable.clone()), spec.taints, spec.unschedulable)
     };
     of(old) != of(new)
 }
@@ -524,6 +526,7 @@ mod tests {
         assert!(!matters(&plain, &beat));
         for change in [
             json!({"metadata": {"labels": {"a": "b"}}}),
+            json!({"metadata": {"annotations": {"a": "b"}}}),
             json!({"spec": {"unschedulable": true}}),
             json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}),
             json!({"status": {"allocatable": {"cpu": "8"}}}),

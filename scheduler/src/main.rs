@@ -1,6 +1,6 @@
 //! `scheduler`: reads flags and hands over to the library.
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Parser;
 use scheduler::config::{self, Configuration, LeaderElection};
 use std::net::{IpAddr, SocketAddr};
@@ -17,12 +17,18 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[derive(Parser)]
 #[command(name = "scheduler", version)]
 struct Flags {
-    /// The kubeconfig with the apiserver's address and the scheduler's identity.
+    /// The kubeconfig with the apiserver's address and the scheduler's identity; without one, the pod's that this process runs in.
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
-    /// A KubeSchedulerConfiguration.
+    /// A KubeSchedulerConfiguration. The kubeconfig that it names counts before --kubeconfig.
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Write the configuration with its defaults to this file, and end.
+    #[arg(long)]
+    write_config_to: Option<PathBuf>,
+    /// name=true or name=false, of features. The scheduler has none that can be switched.
+    #[arg(long, value_delimiter = ',')]
+    feature_gates: Vec<String>,
     /// Wait for a Lease before scheduling, so that several replicas can run.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     leader_elect: Option<bool>,
@@ -56,6 +62,21 @@ struct Flags {
     /// Accepted for upstream's manifests, like --authentication-kubeconfig.
     #[arg(long)]
     authorization_kubeconfig: Option<PathBuf>,
+    /// Accepted for upstream's manifests: the process is not profiled.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    profiling: Option<bool>,
+    /// Accepted for upstream's manifests, like --profiling.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    contention_profiling: Option<bool>,
+    /// Accepted for upstream's manifests: requests and answers are JSON.
+    #[arg(long)]
+    kube_api_content_type: Option<String>,
+    /// Accepted for upstream's manifests: the server's priority and fairness is the only rate limit.
+    #[arg(long)]
+    kube_api_qps: Option<f32>,
+    /// Accepted for upstream's manifests, like --kube-api-qps.
+    #[arg(long)]
+    kube_api_burst: Option<i32>,
     /// How much to log: 0 is normal, 4 is for debugging.
     #[arg(short, long, default_value_t = 0)]
     v: u8,
@@ -87,9 +108,15 @@ async fn main() -> anyhow::Result<()> {
 
     let mut configuration = flags.config.as_ref().map_or_else(|| Ok(Configuration::default()), |path| config::load(path))?;
     flags.override_election(&mut configuration.leader_election);
-    let named = || configuration.kubeconfig.clone().map(PathBuf::from);
-    let kubeconfig = flags.kubeconfig.or_else(named).context("--kubeconfig is needed")?;
-    let client = client::connect(&kubeconfig, "kube-scheduler").await?;
+    api::features::Gates::parse(&flags.feature_gates).map_err(|why| anyhow!("invalid argument for \"--feature-gates\" flag: {why}"))?;
+    if let Some(path) = &flags.write_config_to {
+        let text = serde_yaml::to_string(&configuration.shown).context("the configuration as YAML")?;
+        return std::fs::write(path, text).with_context(|| format!("writing {}", path.display()));
+    }
+    let client = match configuration.kubeconfig.clone().map(PathBuf::from).or(flags.kubeconfig) {
+        Some(kubeconfig) => client::connect(&kubeconfig, "kube-scheduler").await?,
+        None => client::connection::connect_in_cluster("kube-scheduler")?,
+    };
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stopper = stop.clone();

@@ -1,7 +1,9 @@
 //! The arguments that the default plugins take (`pluginConfig`), with their defaults.
 
+use super::file::Span;
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// `DefaultPreemptionArgs`: how many nodes a try looks at, of those where preemption may help.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +20,25 @@ impl Default for DefaultPreemptionArgs {
         Self { min_candidate_nodes_percentage: 10, min_candidate_nodes_absolute: 100 }
     }
 }
+
+/// `DynamicResourcesArgs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DynamicResourcesArgs {
+    /// How long devices for a node are looked for. Only read: the search is bounded by its steps.
+    pub filter_timeout: Option<Span>,
+    /// How long a pod waits for its devices to be ready.
+    pub binding_timeout: Option<Span>,
+}
+
+impl Default for DynamicResourcesArgs {
+    fn default() -> Self {
+        Self { filter_timeout: Some(Span(Duration::from_secs(10))), binding_timeout: Some(Span(BINDING_TIMEOUT)) }
+    }
+}
+
+/// How long a pod waits for its devices to be ready if nothing is said.
+pub const BINDING_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// `InterPodAffinityArgs`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,6 +216,7 @@ impl Default for VolumeBindingArgs {
 #[allow(missing_docs)] // Named for the plugins.
 pub struct PluginArgs {
     pub default_preemption: DefaultPreemptionArgs,
+    pub dynamic_resources: DynamicResourcesArgs,
     pub inter_pod_affinity: InterPodAffinityArgs,
     pub node_affinity: NodeAffinityArgs,
     pub balanced_allocation: NodeResourcesBalancedAllocationArgs,

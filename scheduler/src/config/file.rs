@@ -18,7 +18,11 @@ impl Serialize for Span {
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        kube::core::Duration::deserialize(deserializer).map(|duration| Self(duration.into()))
+        let span = kube::core::Duration::deserialize(deserializer)?;
+        if span.is_negative() {
+            return Err(serde::de::Error::custom(format!("{span} is negative")));
+        }
+        Ok(Self(span.into()))
     }
 }
 
@@ -51,7 +55,7 @@ impl Default for File {
             client_connection: ClientConnection::default(),
             enable_profiling: true,
             enable_contention_profiling: true,
-            percentage_of_nodes_to_score: None,
+            percentage_of_nodes_to_score: Some(0),
             pod_initial_backoff_seconds: 1,
             pod_max_backoff_seconds: 10,
             profiles: Vec::new(),
@@ -87,7 +91,7 @@ impl Default for LeaderElection {
     }
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ClientConnection {
     pub kubeconfig: String,
@@ -95,6 +99,18 @@ pub struct ClientConnection {
     content_type: String,
     qps: f32,
     pub burst: i32,
+}
+
+impl Default for ClientConnection {
+    fn default() -> Self {
+        Self {
+            kubeconfig: String::new(),
+            accept_content_types: String::new(),
+            content_type: "application/vnd.kubernetes.protobuf".to_owned(),
+            qps: 50.0,
+            burst: 100,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

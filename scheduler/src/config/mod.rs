@@ -125,6 +125,7 @@ fn interpret(file: &File) -> anyhow::Result<Configuration> {
             several => bail!("[{}]", several.join(", ")),
         }
     }
+    let shown = shown(file, &profiles)?;
     let mut extenders = file.extenders.clone();
     // Those that may fail are asked last.
     extenders.sort_by_key(|extender| extender.ignorable);
@@ -159,13 +160,14 @@ fn interpret(file: &File) -> anyhow::Result<Configuration> {
         },
         extenders,
         kubeconfig: Some(file.client_connection.kubeconfig.clone()).filter(|path| !path.is_empty()),
-        shown: shown(file)?,
+        shown,
     })
 }
 
-/// The file without what is secret in it.
-fn shown(file: &File) -> anyhow::Result<serde_json::Value> {
+/// The file with the profiles' defaults, and without what is secret in it.
+fn shown(file: &File, profiles: &[profile::Profile]) -> anyhow::Result<serde_json::Value> {
     let mut file = file.clone();
+    file.profiles = profiles.iter().map(profile::Profile::shown).collect::<anyhow::Result<_>>()?;
     for tls in file.extenders.iter_mut().filter_map(|extender| extender.tls_config.as_mut()) {
         tls.key_data.clear();
     }
@@ -271,6 +273,22 @@ extenders:
     }
 
     #[test]
+    fn what_is_shown_has_the_defaults_in_it_and_can_be_read_again() {
+        let read = read("profiles: [{plugins: {multiPoint: {disabled: [{name: ImageLocality}]}}}]\n").unwrap();
+        let text = serde_yaml::to_string(&read.shown).unwrap();
+        let again = parse(&text).unwrap();
+        assert_eq!((&again.shown, &again.profiles[0].lists), (&read.shown, &read.profiles[0].lists));
+        let profile = &read.shown["profiles"][0];
+        assert_eq!(profile["schedulerName"], DEFAULT_NAME);
+        assert_eq!(profile["plugins"]["multiPoint"]["enabled"][1]["name"], "PrioritySort");
+        let fit = profile["pluginConfig"].as_array().unwrap().iter().find(|config| config["name"] == "NodeResourcesFit").unwrap();
+        assert_eq!(
+            (&fit["args"]["kind"], &fit["args"]["scoringStrategy"]["type"]),
+            (&"NodeResourcesFitArgs".into(), &"LeastAllocated".into())
+        );
+    }
+
+    #[test]
     fn what_is_refused() {
         let args = |plugin: &str, args: &str| format!("profiles:\n- pluginConfig:\n  - name: {plugin}\n    args: {args}\n");
         let plugins = |text: &str| format!("profiles:\n- plugins: {text}\n");
@@ -339,6 +357,19 @@ extenders:
                 "extenders[0].managedResources[0].name: Invalid value: \"cpu\": is an invalid extended resource name",
             ),
             ("extenders: [{urlprefix: x}]\n".to_owned(), "strict decoding error: unknown field \"extenders[0].urlprefix\""),
+            (
+                args("DynamicResources", "{bindingTimeout: 10ms}"),
+                "profiles[0].pluginConfig[0].args.bindingTimeout: Invalid value: \"10ms\": must be at least 1 second",
+            ),
+            (args("DynamicResources", "{filterTimeout: -1s}"), "-1s is negative"),
+            (
+                args(
+                    "NodeAffinity",
+                    "{addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Near}]}]}}}",
+                ),
+                "profiles[0].pluginConfig[0].args.addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].operator: Invalid value: \"Near\": not a valid selector operator",
+            ),
+            ("leaderElection: {resourceLock: ''}\n".to_owned(), "leaderElection.resourceLock: Required value: resourceLock is required"),
             (plugins("{filter: {enabled: [{name: Nope}]}}"), "plugin \"Nope\" does not exist"),
             (plugins("{score: {enabled: [{name: NodeName}]}}"), "plugin \"NodeName\" does not extend Score plugin"),
             (plugins("{filter: {enabled: [{name: NodeName}, {name: NodeName}]}}"), "plugin \"NodeName\" already registered as \"Filter\""),

@@ -61,6 +61,7 @@ fn decode_args(args: &mut PluginArgs, plugin: &str, value: &Value) -> anyhow::Re
     }
     match plugin {
         "DefaultPreemption" => args.default_preemption = file::strictly(&value, "")?,
+        "DynamicResources" => args.dynamic_resources = file::strictly(&value, "")?,
         "InterPodAffinity" => args.inter_pod_affinity = file::strictly(&value, "")?,
         "NodeAffinity" => args.node_affinity = file::strictly(&value, "")?,
         "NodeResourcesBalancedAllocation" => {
@@ -91,6 +92,17 @@ fn default_resources(resources: &mut Vec<ResourceSpec>) {
 }
 
 impl Profile {
+    /// It with its defaults, as a file would have it.
+    pub fn shown(&self) -> anyhow::Result<file::Profile> {
+        let multi_point = PluginList { enabled: merged(&self.plugins.multi_point)?, ..self.plugins.multi_point.clone() };
+        Ok(file::Profile {
+            scheduler_name: Some(self.name.clone()),
+            percentage_of_nodes_to_score: self.percentage_of_nodes_to_score,
+            plugins: Some(Plugins { multi_point, ..self.plugins.clone() }),
+            plugin_config: all_args(&self.args)?,
+        })
+    }
+
     /// The plugins at every point (upstream: `mergePlugins` and `expandMultiPointPlugins`).
     pub fn lists(&self) -> anyhow::Result<Lists> {
         let everywhere = merged(&self.plugins.multi_point)?;
@@ -110,6 +122,26 @@ impl Profile {
         );
         Ok(lists)
     }
+}
+
+/// The arguments of every plugin that takes some, by its name.
+fn all_args(args: &PluginArgs) -> serde_json::Result<Vec<file::PluginConfig>> {
+    let values = [
+        ("DefaultPreemption", serde_json::to_value(&args.default_preemption)?),
+        ("DynamicResources", serde_json::to_value(&args.dynamic_resources)?),
+        ("InterPodAffinity", serde_json::to_value(&args.inter_pod_affinity)?),
+        ("NodeAffinity", serde_json::to_value(&args.node_affinity)?),
+        ("NodeResourcesBalancedAllocation", serde_json::to_value(&args.balanced_allocation)?),
+        ("NodeResourcesFit", serde_json::to_value(&args.resources_fit)?),
+        ("PodTopologySpread", serde_json::to_value(&args.topology_spread)?),
+        ("VolumeBinding", serde_json::to_value(&args.volume_binding)?),
+    ];
+    let config = |(name, mut args): (&str, Value)| {
+        args["apiVersion"] = super::VERSION.into();
+        args["kind"] = format!("{name}Args").into();
+        file::PluginConfig { name: name.to_owned(), args }
+    };
+    Ok(values.into_iter().map(config).collect())
 }
 
 /// A row of the table with this name: the points at which it can be called, and its weight.

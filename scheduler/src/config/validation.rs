@@ -5,8 +5,10 @@ use super::extender;
 use super::file::File;
 use super::profile::Profile;
 use api::field::{ErrorList, Path};
+use api::resources::core::pod::validation::scheduling;
 use api::validation::labels::label_name;
-use k8s_openapi::api::core::v1::TopologySpreadConstraint;
+use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
+use std::time::Duration;
 
 /// Plugins that are no more.
 const REMOVED: &[&str] = &["AzureDiskLimits", "CinderLimits", "EBSLimits", "GCEPDLimits"];
@@ -46,6 +48,9 @@ pub fn validate(file: &File, profiles: &[Profile]) -> ErrorList {
         }
         if election.resource_namespace.is_empty() {
             errors.required(&path.child("resourceNamespace"), "resourceNamespace is required");
+        }
+        if election.resource_lock.is_empty() {
+            errors.required(&path.child("resourceLock"), "resourceLock is required");
         }
         if election.resource_lock != "leases" {
             errors.invalid(&path.child("resourceLock"), election.resource_lock.as_str(), "resourceLock value must be \"leases\"");
@@ -133,6 +138,12 @@ fn validate_args(errors: &mut ErrorList, path: &Path, plugin: &str, args: &Plugi
                 errors.invalid(&of_absolute, absolute, "cannot be zero at the same time as minCandidateNodesPercentage");
             }
         }
+        "DynamicResources" => {
+            if let Some(timeout) = args.dynamic_resources.binding_timeout.filter(|timeout| timeout.0 < Duration::from_secs(1)) {
+                errors.invalid(&path.child("bindingTimeout"), file_text(timeout), "must be at least 1 second");
+            }
+        }
+        "NodeAffinity" => validate_added_affinity(errors, &path.child("addedAffinity"), args.node_affinity.added_affinity.as_ref()),
         "InterPodAffinity" => {
             let weight = args.inter_pod_affinity.hard_pod_affinity_weight;
             if !(0..=100).contains(&weight) {
@@ -165,6 +176,17 @@ fn validate_args(errors: &mut ErrorList, path: &Path, plugin: &str, args: &Plugi
             }
         }
         _ => {}
+    }
+}
+
+fn validate_added_affinity(errors: &mut ErrorList, path: &Path, affinity: Option<&NodeAffinity>) {
+    let Some(affinity) = affinity else { return };
+    if let Some(required) = &affinity.required_during_scheduling_ignored_during_execution {
+        scheduling::node_selector(errors, &path.child("requiredDuringSchedulingIgnoredDuringExecution"), required);
+    }
+    let path = path.child("preferredDuringSchedulingIgnoredDuringExecution");
+    for (index, term) in affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten().enumerate() {
+        scheduling::node_selector_term(errors, &path.index(index), &term.preference, true);
     }
 }
 

@@ -55,7 +55,7 @@ pub const TABLE: &[Row] = &[
     Row { make: |_| Arc::new(volume_zone::VolumeZone), weight: 0 },
     Row { make: |args| Arc::new(topology_spread::PodTopologySpread::new(&args.topology_spread)), weight: 2 },
     Row { make: |args| Arc::new(inter_pod_affinity::InterPodAffinity::new(args.inter_pod_affinity.clone())), weight: 2 },
-    Row { make: |_| Arc::new(dynamic_resources::DynamicResources::default()), weight: 2 },
+    Row { make: |args| Arc::new(dynamic_resources::DynamicResources::new(&args.dynamic_resources)), weight: 2 },
     Row { make: |args| Arc::new(default_preemption::DefaultPreemption::new(args.default_preemption.clone())), weight: 0 },
     Row { make: |args| Arc::new(balanced_allocation::NodeResourcesBalancedAllocation::new(args.balanced_allocation.clone())), weight: 1 },
     Row { make: |_| Arc::new(image_locality::ImageLocality), weight: 1 },

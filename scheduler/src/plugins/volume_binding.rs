@@ -186,7 +186,7 @@ impl Plugin for VolumeBinding {
             ClusterEvent::Volume(_) => true,
             ClusterEvent::Class(Changed { old, new }) => old.as_ref().is_none_or(|old| old.allowed_topologies != new.allowed_topologies),
             ClusterEvent::Node(Changed { old, new }) => old.as_ref().is_none_or(|old| old.metadata.labels != new.metadata.labels),
-            ClusterEvent::CsiNode(Changed { old, .. }) => old.is_none(),
+            ClusterEvent::CsiNode(Changed { old, new }) => old.as_ref().is_none_or(|old| migrated(old) != migrated(new)),
             ClusterEvent::CsiDriver(Changed { old, new }) => {
                 old.as_ref().is_some_and(|old| old.spec.storage_capacity == Some(true) && new.spec.storage_capacity != Some(true))
             }
@@ -199,6 +199,11 @@ impl Plugin for VolumeBinding {
             _ => false,
         }
     }
+}
+
+/// The volume plugins of Kubernetes' own whose volumes a CSI driver serves on a node.
+fn migrated(node: &k8s_openapi::api::storage::v1::CSINode) -> Option<&String> {
+    node.metadata.annotations.as_ref()?.get("storage.alpha.kubernetes.io/migrated-plugins")
 }
 
 #[cfg(test)]

@@ -13,14 +13,13 @@ use std::time::Duration;
 
 /// How often a claim that others change is tried again.
 const ATTEMPTS: usize = 5;
-/// How long devices may take to be made ready (upstream: `DynamicResourcesArgs.BindingTimeout`).
-const BINDING_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Writes all of it.
+/// Writes all of it. Devices may take so long to be made ready.
 pub async fn bind(
     reserved: &[(Arc<ResourceClaim>, Option<AllocationResult>)],
     pod: &PodInfo,
     store: &dyn DeviceStore,
+    timeout: Duration,
 ) -> anyhow::Result<()> {
     for (claim, allocation) in reserved {
         if allocation.is_none() && device_claims::is_reserved_for(&pod.pod, claim) {
@@ -31,7 +30,7 @@ pub async fn bind(
         store.decisions().written(written);
     }
     for (claim, _) in reserved {
-        ready(&ObjectKey::of(claim.as_ref()), uid(claim), pod, store).await?;
+        ready(&ObjectKey::of(claim.as_ref()), uid(claim), pod, store, timeout).await?;
     }
     Ok(())
 }
@@ -129,7 +128,7 @@ fn readiness(claim: &ResourceClaim) -> Result<bool, String> {
 }
 
 /// Waits until a claim's devices are ready. Where they cannot become so, it gives them back, so that others are chosen.
-async fn ready(key: &ObjectKey, uid: &str, pod: &PodInfo, store: &dyn DeviceStore) -> anyhow::Result<()> {
+async fn ready(key: &ObjectKey, uid: &str, pod: &PodInfo, store: &dyn DeviceStore, timeout: Duration) -> anyhow::Result<()> {
     let mut changes = store.changes();
     let wait = async {
         loop {
@@ -145,7 +144,7 @@ async fn ready(key: &ObjectKey, uid: &str, pod: &PodInfo, store: &dyn DeviceStor
             }
         }
     };
-    let outcome = tokio::time::timeout(BINDING_TIMEOUT, wait).await;
+    let outcome = tokio::time::timeout(timeout, wait).await;
     let Err(why) = outcome.unwrap_or_else(|_| Err("device binding timeout".to_owned())) else { return Ok(()) };
     give_back(key, uid, pod, store).await?;
     bail!("{why}")

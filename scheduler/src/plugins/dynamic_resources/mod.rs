@@ -8,6 +8,7 @@ mod binding;
 
 pub use binding::give_back;
 
+use crate::config::args::{BINDING_TIMEOUT, DynamicResourcesArgs};
 use crate::devices::allocator::{Inventory, Trouble, allocate};
 use crate::devices::pools::selects;
 use crate::devices::selector::Programs;
@@ -24,14 +25,22 @@ use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How many alternatives a request has at most; the first is worth as much (upstream: `FirstAvailableDeviceRequestMaxSize`).
 const MAX_ALTERNATIVES: i64 = 8;
 
 /// See the module's description.
-#[derive(Default)]
 pub struct DynamicResources {
     programs: Programs,
+    binding_timeout: Duration,
+}
+
+impl DynamicResources {
+    /// With the arguments of a profile.
+    pub fn new(args: &DynamicResourcesArgs) -> Self {
+        Self { programs: Programs::default(), binding_timeout: args.binding_timeout.map_or(BINDING_TIMEOUT, |timeout| timeout.0) }
+    }
 }
 
 /// The claims of the pod that is looked at.
@@ -263,7 +272,7 @@ impl Plugin for DynamicResources {
 
     fn pre_bind<'a>(&'a self, cycle: &'a CycleState, pod: &'a PodInfo, _: &'a NodeInfo, handle: &'a dyn Handle) -> Option<Effect<'a>> {
         let reserved = cycle.get::<Reserved>()?;
-        Some(Box::pin(binding::bind(&reserved.0, pod, handle.devices())))
+        Some(Box::pin(binding::bind(&reserved.0, pod, handle.devices(), self.binding_timeout)))
     }
 
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {

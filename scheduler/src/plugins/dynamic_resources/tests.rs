@@ -56,7 +56,7 @@ fn what_a_pod_waits_for() {
     ]);
     let snapshot = Snapshot::new([node_info("n1", json!({}), &[])]);
     let context = Context { snapshot: &snapshot, listers: &listers };
-    let plugin = DynamicResources::default();
+    let plugin = DynamicResources::new(&DynamicResourcesArgs::default());
     let told = |pod: &PodInfo| plugin.pre_filter(&mut CycleState::default(), pod, &context).map_err(|r| r.reasons.join(", "));
     assert_eq!(told(&using("fine")), Ok(PreFilter::AllNodes));
     assert_eq!(told(&pod("p", json!({}))), Ok(PreFilter::Skip));
@@ -93,7 +93,7 @@ fn a_pod_goes_where_its_devices_are() {
     ] {
         let listers = objects(claims);
         let context = Context { snapshot: &snapshot, listers: &listers };
-        let (plugin, mut cycle, pod) = (DynamicResources::default(), CycleState::default(), using("c"));
+        let (plugin, mut cycle, pod) = (DynamicResources::new(&DynamicResourcesArgs::default()), CycleState::default(), using("c"));
         plugin.pre_filter(&mut cycle, &pod, &context).unwrap();
         let told =
             nodes.each_ref().map(|node| plugin.filter(&cycle, &pod, node, &context).err().map_or(String::new(), |r| r.reasons.join(", ")));

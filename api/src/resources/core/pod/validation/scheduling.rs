@@ -59,7 +59,8 @@ pub fn node_selector(errors: &mut ErrorList, path: &Path, selector: &NodeSelecto
     }
 }
 
-fn node_selector_term(errors: &mut ErrorList, path: &Path, term: &NodeSelectorTerm, check_values: bool) {
+/// What a node has to have.
+pub fn node_selector_term(errors: &mut ErrorList, path: &Path, term: &NodeSelectorTerm, check_values: bool) {
     for (i, requirement) in items(&term.match_expressions).iter().enumerate() {
         node_label(errors, &path.child("matchExpressions").index(i), requirement, check_values);
     }
