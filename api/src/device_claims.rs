@@ -45,6 +45,12 @@ pub fn extended(pod: &Pod) -> Option<&str> {
     Some(&pod.status.as_ref()?.extended_resource_claim_status.as_ref()?.resource_claim_name)
 }
 
+/// Whether a claim was made for the extended resources of a pod.
+pub fn is_for_extended_resources(claim: &ResourceClaim) -> bool {
+    let annotations = claim.metadata.annotations.as_ref();
+    annotations.and_then(|annotations| annotations.get(EXTENDED_RESOURCE_CLAIM)).is_some_and(|value| value == "true")
+}
+
 /// What a claim's `status.reservedFor` says of a pod that uses it.
 pub fn consumer(pod: &Pod) -> ResourceClaimConsumerReference {
     ResourceClaimConsumerReference {

@@ -108,12 +108,21 @@ impl Listers for Objects {
         named(&self.device_claims, name)
     }
 
+    fn extended_claim(&self, pod: &str) -> Option<Arc<ResourceClaim>> {
+        let of_pod = |claim: &&Arc<ResourceClaim>| claim.metadata.owner_references.iter().flatten().any(|owner| owner.uid == pod);
+        self.device_claims.iter().find(of_pod).cloned()
+    }
+
     fn allocated_claims(&self) -> Vec<Arc<ResourceClaim>> {
         self.device_claims.clone()
     }
 
     fn device_class(&self, name: &str) -> Option<Arc<DeviceClass>> {
         named(&self.device_classes, name)
+    }
+
+    fn class_of_resource(&self, name: &str) -> Option<Arc<DeviceClass>> {
+        self.device_classes.iter().find(|class| class.spec.extended_resource_name.as_deref() == Some(name)).cloned()
     }
 
     fn device_pools(&self) -> Arc<Pools> {

@@ -13,14 +13,17 @@ use client::cache::Cacheable;
 use client::{Cache, Change, ObjectKey, SharedCaches};
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, Service};
+use k8s_openapi::api::core::v1::{
+    Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodExtendedResourceClaimStatus, ReplicationController, Service,
+};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
-use kube::api::PostParams;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::watcher;
 use kube::{Api, Resource};
 use parking_lot::Mutex;
+use serde_json::json;
 use std::borrow::Cow;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -28,6 +31,12 @@ use tokio::time::Instant;
 
 /// The index of volumes by class.
 const BY_CLASS: &str = "class";
+/// The index of device classes by the extended resource that their devices are.
+const BY_RESOURCE: &str = "resource";
+/// The index of claims for extended resources by their pods.
+const BY_POD: &str = "pod";
+/// In front of a class's name: the extended resource that its devices always are.
+const CLASS_PREFIX: &str = "deviceclass.resource.kubernetes.io/";
 /// The index of attachments by node.
 const BY_NODE: &str = "node";
 
@@ -71,6 +80,12 @@ impl Informers {
         let (volumes, attachments) = (shared.of::<PersistentVolume>(), shared.of::<VolumeAttachment>());
         volumes.add_index(BY_CLASS, |volume| vec![class_of_volume(volume).to_owned()]);
         attachments.add_index(BY_NODE, |attachment| vec![attachment.spec.node_name.clone()]);
+        let (device_claims, device_classes) = (shared.of::<ResourceClaim>(), shared.of::<DeviceClass>());
+        device_classes.add_index(BY_RESOURCE, |class| class.spec.extended_resource_name.iter().cloned().collect());
+        device_claims.add_index(BY_POD, |claim| {
+            let owners = claim.metadata.owner_references.iter().flatten().filter(|owner| owner.controller == Some(true));
+            owners.filter(|_| device_claims::is_for_extended_resources(claim)).map(|owner| owner.uid.clone()).collect()
+        });
         Self {
             pods: shared.selected(unfinished),
             nodes: shared.of(),
@@ -87,8 +102,8 @@ impl Informers {
             csi_drivers: shared.of(),
             capacities: shared.of(),
             attachments,
-            device_claims: shared.of(),
-            device_classes: shared.of(),
+            device_claims,
+            device_classes,
             device_slices: shared.of(),
             decisions: Decisions::default(),
             pools: Mutex::default(),
@@ -403,6 +418,20 @@ impl Listers for Informers {
         self.device_classes.get(&ObjectKey::new("", name))
     }
 
+    fn class_of_resource(&self, name: &str) -> Option<Arc<DeviceClass>> {
+        if let Some(class) = name.strip_prefix(CLASS_PREFIX) {
+            return self.device_class(class);
+        }
+        // The newest of several, of equally new ones the first by name.
+        let made = |class: &DeviceClass| class.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let classes = self.device_classes.by_index(BY_RESOURCE, name).into_iter();
+        classes.max_by(|a, b| made(a).cmp(&made(b)).then_with(|| b.metadata.name.cmp(&a.metadata.name)))
+    }
+
+    fn extended_claim(&self, pod: &str) -> Option<Arc<ResourceClaim>> {
+        self.device_claims.by_index(BY_POD, pod).into_iter().next()
+    }
+
     fn device_pools(&self) -> Arc<Pools> {
         self.pools.lock().get_or_insert_with(|| Arc::new(Pools::gather(self.device_slices.list()))).clone()
     }
@@ -425,6 +454,36 @@ impl DeviceStore for Informers {
 
     fn fetch<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, kube::Result<Option<ResourceClaim>>> {
         Box::pin(async move { self.claims_api(namespace).get_opt(name).await })
+    }
+
+    fn create<'a>(&'a self, claim: &'a ResourceClaim) -> BoxFuture<'a, kube::Result<ResourceClaim>> {
+        let api = self.claims_api(claim.metadata.namespace.as_deref().unwrap_or_default());
+        Box::pin(async move { api.create(&PostParams::default(), claim).await })
+    }
+
+    fn discard(&self, claim: ResourceClaim) {
+        let (key, uid) = (ObjectKey::of(&claim), claim.metadata.uid.unwrap_or_default());
+        let api = self.claims_api(&key.namespace);
+        self.decisions.forget(&uid);
+        tokio::spawn(async move {
+            let unfinished = json!({"metadata": {"uid": uid, "finalizers": null}});
+            let deleted = async {
+                api.patch(&key.name, &PatchParams::default(), &Patch::Merge(unfinished)).await?;
+                let same = Preconditions { uid: Some(uid), ..Preconditions::default() };
+                api.delete(&key.name, &DeleteParams { preconditions: Some(same), ..DeleteParams::default() }).await.map(drop)
+            };
+            // Where it stays, the next try of its pod finds it.
+            if let Err(error) = deleted.await {
+                tracing::debug!(claim = %key, %error, "could not delete a claim for extended resources");
+            }
+        });
+    }
+
+    fn tell_pod<'a>(&'a self, pod: &'a PodInfo, status: &'a PodExtendedResourceClaimStatus) -> BoxFuture<'a, kube::Result<()>> {
+        let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": {"extendedResourceClaimStatus": status}}));
+        let api: Api<Pod> = Api::namespaced(self.shared.client().clone(), pod.namespace());
+        let name = pod.pod.metadata.name.as_deref().unwrap_or_default();
+        Box::pin(async move { api.patch_status(name, &PatchParams::default(), &patch).await.map(drop) })
     }
 
     fn update<'a>(&'a self, claim: &'a ResourceClaim) -> BoxFuture<'a, kube::Result<ResourceClaim>> {

@@ -50,6 +50,18 @@ pub trait Listers: Send + Sync {
         Vec::new()
     }
 
+    /// The class whose devices an extended resource is.
+    fn class_of_resource(&self, name: &str) -> Option<Arc<DeviceClass>> {
+        let _ = name;
+        None
+    }
+
+    /// The claim that was made for the extended resources of the pod with this UID.
+    fn extended_claim(&self, pod: &str) -> Option<Arc<ResourceClaim>> {
+        let _ = pod;
+        None
+    }
+
     /// A claim, with what the scheduler has assumed of it.
     fn claim(&self, namespace: &str, name: &str) -> Option<Arc<PersistentVolumeClaim>> {
         let _ = (namespace, name);

@@ -1,6 +1,6 @@
 //! The scheduler's metrics, under upstream's names (`pkg/scheduler/metrics`).
 //!
-//! Left out: how long pods wait to be permitted, which no plugin makes them; batches, instead of which [`crate::memory`] knows equal pods; and the binder of
+//! Left out: how long pods wait to be permitted, which no plugin makes them; claims made for extended resources; batches, instead of which [`crate::memory`] knows equal pods; and the binder of
 //! volumes' own counts.
 
 use crate::queue::Pending;

@@ -8,6 +8,7 @@ use client::connection::from_config;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -311,6 +312,52 @@ async fn what_happens_is_told_in_events() -> Result<()> {
     let scheduled = until("where", async || reported("Scheduled").await, Option::is_some).await?.context("an event")?;
     assert_eq!(scheduled.note.as_deref(), Some("Successfully assigned default/p to n1"));
     assert_eq!((scheduled.type_.as_deref(), scheduled.action.as_deref()), (Some("Normal"), Some("Binding")));
+    cluster.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn extended_resources_can_be_devices_of_a_class() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    for name in ["n1", "n2"] {
+        cluster.add_node(name).await?;
+    }
+    let class = json!({"metadata": {"name": "gpus"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+    let classes: Api<DeviceClass> = Api::all(cluster.client.clone());
+    classes.create(&PostParams::default(), &serde_json::from_value(class)?).await?;
+    let pool = json!({"name": "n2", "generation": 1, "resourceSliceCount": 1});
+    let slice = json!({"metadata": {"name": "n2"}, "spec": {"driver": "example.com", "nodeName": "n2", "pool": pool, "devices": [{"name": "gpu0"}]}});
+    let slices: Api<ResourceSlice> = Api::all(cluster.client.clone());
+    slices.create(&PostParams::default(), &serde_json::from_value(slice)?).await?;
+    let add = async |name: &str| {
+        let amounts = json!({"example.com/gpu": "1"});
+        let containers = json!([{"name": "c", "image": "i", "resources": {"requests": amounts, "limits": amounts}}]);
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"containers": containers}}))?;
+        cluster.pods.create(&PostParams::default(), &pod).await?;
+        anyhow::Ok(())
+    };
+    add("first").await?;
+    until("the node with the device", async || cluster.node_of("first").await, |node| node.as_deref() == Some("n2")).await?;
+    let status = cluster.pods.get("first").await?.status.and_then(|status| status.extended_resource_claim_status);
+    let status = status.context("the pod is told of its claim")?;
+    let mapped: Vec<_> = status.request_mappings.iter().map(|m| (m.container_name.as_str(), m.resource_name.as_str())).collect();
+    assert_eq!(mapped, [("c", "example.com/gpu")]);
+    let claims: Api<ResourceClaim> = Api::namespaced(cluster.client.clone(), "default");
+    let claim = claims.get(&status.resource_claim_name).await?;
+    assert!(status.resource_claim_name.starts_with("first-extended-resources-"), "{}", status.resource_claim_name);
+    let allocation = claim.status.as_ref().and_then(|status| status.allocation.as_ref()).and_then(|allocation| allocation.devices.as_ref());
+    let results = allocation.and_then(|devices| devices.results.as_deref()).unwrap_or_default();
+    let given: Vec<_> = results.iter().map(|result| (result.request.as_str(), result.device.as_str())).collect();
+    assert_eq!(given, [(status.request_mappings[0].request_name.as_str(), "gpu0")]);
+    let reserved = claim.status.and_then(|status| status.reserved_for).unwrap_or_default();
+    assert_eq!(reserved.iter().map(|consumer| consumer.name.as_str()).collect::<Vec<_>>(), ["first"]);
+
+    add("second").await?;
+    let told = until("why not", async || cluster.told("second").await, Option::is_some).await?;
+    assert!(told.as_ref().is_some_and(|told| told.contains("2 cannot allocate all claims")), "{told:?}");
+    // What a controller does once the first pod is gone.
+    claims.patch(&status.resource_claim_name, &PatchParams::default(), &Patch::Merge(json!({"metadata": {"finalizers": null}}))).await?;
+    claims.delete(&status.resource_claim_name, &DeleteParams::default()).await?;
+    until("the device", async || cluster.node_of("second").await, |node| node.as_deref() == Some("n2")).await?;
     cluster.stop().await
 }
 

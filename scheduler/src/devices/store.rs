@@ -3,6 +3,8 @@
 //! From the decision until it is written nobody else decides about the claim, and its devices count as taken; from then until the watch shows it, the claim
 //! is as it was written.
 
+use crate::pod_info::PodInfo;
+use k8s_openapi::api::core::v1::PodExtendedResourceClaimStatus;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -46,6 +48,11 @@ impl Decisions {
         }
     }
 
+    /// Nothing is decided about the claim any more.
+    pub fn forget(&self, claim: &str) {
+        self.0.lock().remove(claim);
+    }
+
     /// This is what the API has made of it.
     pub fn written(&self, claim: ResourceClaim) {
         self.0.lock().insert(uid(&claim).to_owned(), Decision { claim: Arc::new(claim), written: true });
@@ -85,6 +92,16 @@ pub trait DeviceStore: Send + Sync {
     fn decisions(&self) -> &Decisions;
     /// A claim as the API has it this moment; `None` if it is gone.
     fn fetch<'a>(&'a self, namespace: &'a str, name: &'a str) -> futures::future::BoxFuture<'a, kube::Result<Option<ResourceClaim>>>;
+    /// Makes a claim.
+    fn create<'a>(&'a self, claim: &'a ResourceClaim) -> futures::future::BoxFuture<'a, kube::Result<ResourceClaim>>;
+    /// Deletes a claim that was made and is of no use, at some time.
+    fn discard(&self, claim: ResourceClaim);
+    /// Tells a pod of the claim that was made for it.
+    fn tell_pod<'a>(
+        &'a self,
+        pod: &'a PodInfo,
+        status: &'a PodExtendedResourceClaimStatus,
+    ) -> futures::future::BoxFuture<'a, kube::Result<()>>;
     /// Writes a claim.
     fn update<'a>(&'a self, claim: &'a ResourceClaim) -> futures::future::BoxFuture<'a, kube::Result<ResourceClaim>>;
     /// Writes a claim's status.

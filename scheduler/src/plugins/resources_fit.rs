@@ -97,6 +97,11 @@ fn room(node: &Node) -> (Resources, i64) {
     (Resources::from_quantities(allocatable), allocatable.and_then(|amounts| amounts.get(PODS)).map_or(0, resources::value))
 }
 
+/// Whether a node has nothing of what it is short of, and a class of devices may have it.
+fn may_be_devices(shortage: &Shortage) -> bool {
+    shortage.capacity == 0 && shortage.resource.contains('/')
+}
+
 fn reason(shortage: &Shortage) -> Cow<'static, str> {
     match shortage.resource.as_ref() {
         PODS => "Too many pods".into(),
@@ -135,9 +140,11 @@ impl Plugin for NodeResourcesFit {
         true
     }
 
-    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, _: &Context<'_>) -> Verdict {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
         let mut short = shortages(pod, node);
-        short.retain(|shortage| !self.ignores(&shortage.resource));
+        // What the node has nothing of may be devices of a class, which DynamicResources looks for.
+        let is_devices = |shortage: &Shortage| may_be_devices(shortage) && context.listers.class_of_resource(&shortage.resource).is_some();
+        short.retain(|shortage| !self.ignores(&shortage.resource) && !is_devices(shortage));
         if short.is_empty() {
             return Ok(());
         }
@@ -188,13 +195,15 @@ impl Plugin for NodeResourcesFit {
                 let (now, pods) = room(&changed.new);
                 let mut short = Vec::new();
                 missing(pod, &Resources::default(), &now, &mut short);
-                short.retain(|shortage| !self.ignores(&shortage.resource));
+                // What the node has nothing of may be devices of a class.
+                short.retain(|shortage| !self.ignores(&shortage.resource) && !may_be_devices(shortage));
                 let is_more = |old: &Node| {
                     let (before, pods_before) = room(old);
                     pods > pods_before || asked(pod).any(|name| now.get(name) > before.get(name))
                 };
                 pods > 0 && short.is_empty() && changed.old.as_deref().is_none_or(is_more)
             }
+            ClusterEvent::DeviceClass(_) => asked(pod).any(|name| name.contains('/')),
             _ => false,
         }
     }

@@ -6,8 +6,10 @@ use crate::pod_info::PodInfo;
 use anyhow::{Context, bail};
 use api::device_claims::{self, FINALIZER};
 use client::ObjectKey;
+use k8s_openapi::api::core::v1::{ContainerExtendedResourceRequest, PodExtendedResourceClaimStatus};
 use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +35,34 @@ pub async fn bind(
         ready(&ObjectKey::of(claim.as_ref()), uid(claim), pod, store, timeout).await?;
     }
     Ok(())
+}
+
+/// The claim for a pod's extended resources, which is made with the binding.
+pub struct Extended {
+    /// As it is to be made.
+    pub claim: Arc<ResourceClaim>,
+    /// The devices it gets.
+    pub allocation: AllocationResult,
+    /// Which container gets what.
+    pub mappings: Vec<ContainerExtendedResourceRequest>,
+    /// As it was made.
+    pub created: Mutex<Option<ResourceClaim>>,
+}
+
+/// Makes the claim, gives it its devices, and tells the pod of it.
+pub async fn bind_extended(extended: &Extended, pod: &PodInfo, store: &dyn DeviceStore, timeout: Duration) -> anyhow::Result<()> {
+    let Extended { claim, allocation, mappings, created } = extended;
+    let mut new = claim.as_ref().clone();
+    (new.metadata.name, new.metadata.uid) = (None, None);
+    let made = store.create(&new).await.context("create claim for extended resources")?;
+    *created.lock() = Some(made.clone());
+    let key = ObjectKey::of(&made);
+    let written = write(&made, Some(allocation), pod, store).await.with_context(|| format!("claim {key}"))?;
+    store.decisions().written(written);
+    store.decisions().drop_unwritten(uid(claim));
+    ready(&key, uid(&made), pod, store, timeout).await?;
+    let status = PodExtendedResourceClaimStatus { request_mappings: mappings.clone(), resource_claim_name: key.name };
+    store.tell_pod(pod, &status).await.context("update the pod's extendedResourceClaimStatus")
 }
 
 /// The claim as it is to be written, made of how it is now.
@@ -153,6 +183,10 @@ async fn ready(key: &ObjectKey, uid: &str, pod: &PodInfo, store: &dyn DeviceStor
 /// Takes a claim's devices away from it, if no other pod uses it.
 pub async fn give_back(key: &ObjectKey, claim: &str, pod: &PodInfo, store: &dyn DeviceStore) -> kube::Result<()> {
     let Some(mut now) = store.fetch(&key.namespace, &key.name).await?.filter(|now| uid(now) == claim) else { return Ok(()) };
+    if device_claims::is_for_extended_resources(&now) {
+        store.discard(now);
+        return Ok(());
+    }
     let Some(status) = &mut now.status else { return Ok(()) };
     if let Some(consumers) = &mut status.reserved_for {
         consumers.retain(|consumer| consumer.uid != pod.uid());

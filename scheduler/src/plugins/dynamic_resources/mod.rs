@@ -1,10 +1,10 @@
 //! Claims of devices (`spec.resourceClaims`): a pod goes where its claims' devices can be used, and claims without devices get them with the node.
 //!
-//! What is chosen for a node is kept until the pod goes there ([`Plugin::reserve`]) and is written before it is bound ([`binding`]).
-//!
-//! Left out: devices for extended resources (`extendedResourceName` of a class).
+//! What is chosen for a node is kept until the pod goes there ([`Plugin::reserve`]) and is written before it is bound ([`binding`]). A pod whose extended
+//! resources are a class's devices gets a claim that it does not name ([`extended`]).
 
 mod binding;
+mod extended;
 
 pub use binding::give_back;
 
@@ -18,9 +18,11 @@ use crate::framework::{
 };
 use crate::node_info::NodeInfo;
 use crate::pod_info::PodInfo;
+use crate::resources::is_extended;
 use api::device_claims;
 use client::ObjectKey;
-use k8s_openapi::api::core::v1::PodResourceClaim;
+use extended::Classes;
+use k8s_openapi::api::core::v1::{ContainerExtendedResourceRequest, PodResourceClaim};
 use k8s_openapi::api::resource::v1::{AllocationResult, ResourceClaim};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -53,12 +55,29 @@ struct Claims {
     pools: Arc<Pools>,
     in_use: Arc<InUse>,
     /// What was chosen for the waiting ones, by node.
-    by_node: Arc<Mutex<HashMap<String, Vec<AllocationResult>>>>,
+    by_node: Arc<Mutex<HashMap<String, Chosen>>>,
+    /// The extended resources that are devices of classes.
+    extended: Arc<Classes>,
+    /// The UID of the claim for them until it has its own.
+    extended_uid: Arc<str>,
+    /// The claim for them that an earlier try has left behind.
+    stale: Option<Arc<ResourceClaim>>,
+}
+
+/// What was chosen on a node.
+#[derive(Clone, Default)]
+struct Chosen {
+    /// For the waiting claims, in their order, and then for that of extended resources.
+    results: Vec<AllocationResult>,
+    extended: Option<(Arc<ResourceClaim>, Vec<ContainerExtendedResourceRequest>)>,
 }
 
 /// What is to be written before the pod is bound: each of its claims, with the devices it gets if it had none.
 #[derive(Clone, Default)]
-struct Reserved(Arc<Vec<(Arc<ResourceClaim>, Option<AllocationResult>)>>);
+struct Reserved {
+    claims: Arc<Vec<(Arc<ResourceClaim>, Option<AllocationResult>)>>,
+    extended: Option<Arc<binding::Extended>>,
+}
 
 fn pod_claims(pod: &PodInfo) -> &[PodResourceClaim] {
     pod.spec().resource_claims.as_deref().unwrap_or_default()
@@ -148,11 +167,12 @@ impl Plugin for DynamicResources {
     }
 
     fn pre_filter(&self, cycle: &mut CycleState, pod: &PodInfo, context: &Context<'_>) -> Result<PreFilter, Rejection> {
-        if pod_claims(pod).is_empty() {
+        let extended = extended::asked(pod, context.listers);
+        if pod_claims(pod).is_empty() && extended.is_empty() {
             return Ok(PreFilter::Skip);
         }
         let all = claims_of(pod, context).map_err(Rejection::unresolvable)?;
-        if all.is_empty() {
+        if all.is_empty() && extended.is_empty() {
             return Ok(PreFilter::Skip);
         }
         let mut waiting = Vec::new();
@@ -166,7 +186,7 @@ impl Plugin for DynamicResources {
                 return Err(Rejection::unresolvable("resourceclaim in use"));
             }
         }
-        let in_use = if waiting.is_empty() {
+        let in_use = if waiting.is_empty() && extended.is_empty() {
             InUse::default()
         } else {
             let allocated = context.listers.allocated_claims();
@@ -178,18 +198,30 @@ impl Plugin for DynamicResources {
             pools: context.listers.device_pools(),
             in_use: Arc::new(in_use),
             by_node: Arc::default(),
+            stale: if extended.is_empty() { None } else { context.listers.extended_claim(pod.uid()) },
+            extended: Arc::new(extended),
+            extended_uid: uuid::Uuid::new_v4().to_string().into(),
         });
         Ok(PreFilter::AllNodes)
     }
 
-    fn filter(&self, cycle: &CycleState, _: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
+    fn filter(&self, cycle: &CycleState, pod: &PodInfo, node: &NodeInfo, context: &Context<'_>) -> Verdict {
         let (Some(claims), Some(object)) = (cycle.get::<Claims>(), &node.node) else { return Ok(()) };
         if claims.all.iter().any(|claim| is_elsewhere(claim, node)) {
             return Err(Rejection::unresolvable("resourceclaim not available on the node"));
         }
-        if claims.waiting.is_empty() || claims.by_node.lock().contains_key(node.name()) {
+        if claims.stale.is_some() {
+            return Err(Rejection::unresolvable("cannot schedule extended resource claim"));
+        }
+        let missing = extended::missing(&claims.extended, node);
+        if (claims.waiting.is_empty() && missing.is_empty()) || claims.by_node.lock().contains_key(node.name()) {
             return Ok(());
         }
+        let extended = (!missing.is_empty()).then(|| {
+            let (claim, mappings) = extended::claim(pod, &missing, &claims.extended_uid);
+            (Arc::new(claim), mappings)
+        });
+        let wanted: Vec<_> = claims.waiting.iter().chain(extended.iter().map(|(claim, _)| claim)).cloned().collect();
         let inventory = Inventory {
             pools: &claims.pools,
             in_use: &claims.in_use,
@@ -197,9 +229,9 @@ impl Plugin for DynamicResources {
             programs: &self.programs,
             share: &|| uuid::Uuid::new_v4().to_string(),
         };
-        match allocate(&inventory, object, &claims.waiting) {
-            Ok(Some(chosen)) => {
-                claims.by_node.lock().insert(node.name().to_owned(), chosen);
+        match allocate(&inventory, object, &wanted) {
+            Ok(Some(results)) => {
+                claims.by_node.lock().insert(node.name().to_owned(), Chosen { results, extended });
                 Ok(())
             }
             Ok(None) => Err(Rejection::unresolvable("cannot allocate all claims")),
@@ -212,6 +244,9 @@ impl Plugin for DynamicResources {
     fn post_filter(&self, unplaced: &mut Unplaced<'_>) -> PostFilter {
         let Unplaced { pod, context, cycle, .. } = unplaced;
         let Some(claims) = cycle.get::<Claims>() else { return PostFilter::Nothing("no new claims to deallocate".to_owned()) };
+        if let Some(stale) = &claims.stale {
+            return PostFilter::Deallocate(ObjectKey::of(stale.as_ref()), "deletion of ResourceClaim completed".to_owned());
+        }
         // Devices that nobody but this pod has, on some nodes only: elsewhere there may be others, and room for the pod.
         let only_ours = |claim: &ResourceClaim| {
             let consumers = claim.status.as_ref().and_then(|status| status.reserved_for.as_deref()).unwrap_or_default();
@@ -235,7 +270,7 @@ impl Plugin for DynamicResources {
 
     fn score(&self, cycle: &CycleState, _: &PodInfo, node: &NodeInfo) -> i64 {
         let Some(claims) = cycle.get::<Claims>() else { return 0 };
-        claims.by_node.lock().get(node.name()).map_or(0, |chosen| worth(&claims.waiting, chosen))
+        claims.by_node.lock().get(node.name()).map_or(0, |chosen| worth(&claims.waiting, &chosen.results))
     }
 
     fn normalize(&self, _: &CycleState, _: &[Arc<NodeInfo>], scores: &mut [i64]) {
@@ -244,35 +279,57 @@ impl Plugin for DynamicResources {
 
     fn reserve(&self, cycle: &mut CycleState, _: &PodInfo, node: &NodeInfo, handle: &dyn Handle) -> Verdict {
         let Some(claims) = cycle.get::<Claims>() else { return Ok(()) };
-        let chosen = claims.by_node.lock().remove(node.name()).unwrap_or_default();
-        let mut given = claims.waiting.iter().zip(chosen);
+        let Chosen { results, extended } = claims.by_node.lock().remove(node.name()).unwrap_or_default();
+        let mut given = results.into_iter();
         let mut reserved = Vec::new();
+        let decide = |claim: &Arc<ResourceClaim>, allocation: &AllocationResult| {
+            let mut decided = claim.as_ref().clone();
+            decided.status.get_or_insert_default().allocation = Some(allocation.clone());
+            if handle.devices().decisions().begin(decided) {
+                return Ok(());
+            }
+            let claim = ObjectKey::of(claim.as_ref());
+            Err(Rejection::unschedulable(format!("resource claim {claim} is in the process of being allocated")))
+        };
         for claim in claims.all.iter() {
             if device_claims::is_allocated(claim) {
                 reserved.push((claim.clone(), None));
                 continue;
             }
-            let Some((_, allocation)) = given.next() else { return Err(Rejection::unschedulable("cannot allocate all claims")) };
-            let mut decided = claim.as_ref().clone();
-            decided.status.get_or_insert_default().allocation = Some(allocation.clone());
-            if !handle.devices().decisions().begin(decided) {
-                let claim = ObjectKey::of(claim.as_ref());
-                return Err(Rejection::unschedulable(format!("resource claim {claim} is in the process of being allocated")));
-            }
+            let Some(allocation) = given.next() else { return Err(Rejection::unschedulable("cannot allocate all claims")) };
+            decide(claim, &allocation)?;
             reserved.push((claim.clone(), Some(allocation)));
         }
-        cycle.put_lasting(Reserved(Arc::new(reserved)));
+        let mut for_extended = None;
+        if let (Some((claim, mappings)), Some(allocation)) = (extended, given.next()) {
+            decide(&claim, &allocation)?;
+            for_extended = Some(Arc::new(binding::Extended { claim, allocation, mappings, created: Mutex::default() }));
+        }
+        if !reserved.is_empty() || for_extended.is_some() {
+            cycle.put_lasting(Reserved { claims: Arc::new(reserved), extended: for_extended });
+        }
         Ok(())
     }
 
     fn unreserve(&self, cycle: &CycleState, _: &PodInfo, handle: &dyn Handle) {
         let Some(claims) = cycle.get::<Claims>() else { return };
         claims.waiting.iter().for_each(|claim| handle.devices().decisions().drop_unwritten(uid(claim)));
+        handle.devices().decisions().drop_unwritten(&claims.extended_uid);
+        let extended = cycle.get::<Reserved>().and_then(|reserved| reserved.extended.as_ref());
+        if let Some(created) = extended.and_then(|extended| extended.created.lock().take()) {
+            handle.devices().discard(created);
+        }
     }
 
     fn pre_bind<'a>(&'a self, cycle: &'a CycleState, pod: &'a PodInfo, _: &'a NodeInfo, handle: &'a dyn Handle) -> Option<Effect<'a>> {
         let reserved = cycle.get::<Reserved>()?;
-        Some(Box::pin(binding::bind(&reserved.0, pod, handle.devices(), self.binding_timeout)))
+        Some(Box::pin(async move {
+            binding::bind(&reserved.claims, pod, handle.devices(), self.binding_timeout).await?;
+            match &reserved.extended {
+                Some(extended) => binding::bind_extended(extended, pod, handle.devices(), self.binding_timeout).await,
+                None => Ok(()),
+            }
+        }))
     }
 
     fn cures(&self, pod: &PodInfo, event: &ClusterEvent) -> bool {
@@ -283,6 +340,10 @@ impl Plugin for DynamicResources {
                         .iter()
                         .filter_map(|claim| device_claims::used(&pod.pod, claim).ok().flatten())
                         .any(|used| Some(used.name) == new.metadata.name.as_deref());
+                // What an earlier try has left behind is gone, or will be.
+                if device_claims::is_for_extended_resources(new) && device_claims::is_for_pod(&pod.pod, new).is_ok() {
+                    return true;
+                }
                 let Some(old) = old else { return uses };
                 let freed = device_claims::is_allocated(old) && !device_claims::is_allocated(new);
                 freed || (uses && old.status != new.status)
@@ -291,7 +352,7 @@ impl Plugin for DynamicResources {
             ClusterEvent::DeviceSlice(_) | ClusterEvent::DeviceClass(_) => true,
             ClusterEvent::Node(Changed { old, new }) => old.as_ref().is_none_or(|old| old.metadata.labels != new.metadata.labels),
             // What was decided for a pod and came to nothing is free, and no claim changes by that.
-            ClusterEvent::PodGone(gone) => !pod_claims(gone).is_empty(),
+            ClusterEvent::PodGone(gone) => !pod_claims(gone).is_empty() || gone.requests.scalar.keys().any(|name| is_extended(name)),
             _ => false,
         }
     }

@@ -73,6 +73,53 @@ fn what_a_pod_waits_for() {
 }
 
 #[test]
+fn extended_resources_are_devices_where_the_node_has_none() {
+    let mut listers = objects(vec![]);
+    let class = json!({"metadata": {"name": "c"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+    listers.device_classes = vec![Arc::new(serde_json::from_value(class).unwrap())];
+    let of_its_own = json!({"status": {"allocatable": {"example.com/gpu": "1"}}});
+    let nodes = [node_info("n1", json!({}), &[]), node_info("n2", json!({}), &[]), node_info("n3", of_its_own, &[])];
+    let snapshot = Snapshot::new(nodes.clone());
+    let context = Context { snapshot: &snapshot, listers: &listers };
+    let asking = |resource: &str| pod("p", json!({"containers": [{"resources": {"requests": {resource: "1"}}}]}));
+    let filter = |resource: &str| {
+        let (plugins, pod) = (crate::plugins::PluginSet::default(), asking(resource));
+        let mut search = crate::cycle::Search::default();
+        let mut rng = rand::SeedableRng::seed_from_u64(1);
+        let rng: &mut rand::rngs::StdRng = &mut rng;
+        crate::cycle::schedule(&plugins, &mut CycleState::default(), &pod, &context, &mut search, rng)
+    };
+    assert_eq!(filter("example.com/gpu").unwrap().feasible, 2, "a device of the class, and the node's own");
+    let why = filter("example.com/other").unwrap_err().message();
+    assert_eq!(why, "0/3 nodes are available: 3 Insufficient example.com/other.");
+}
+
+#[test]
+fn what_an_earlier_try_has_left_behind_has_to_go_first() {
+    let pod = pod("p", json!({"containers": [{"resources": {"requests": {"example.com/gpu": "1"}}}]}));
+    let wanted = Classes::from([("example.com/gpu".to_owned(), "c".to_owned())]);
+    let (mut left, _) = extended::claim(&pod, &wanted, "left");
+    left.metadata.name = Some("p-extended-resources-x".to_owned());
+    let mut listers = objects(vec![]);
+    let class = json!({"metadata": {"name": "c"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+    listers.device_classes = vec![Arc::new(serde_json::from_value(class).unwrap())];
+    listers.device_claims = vec![Arc::new(left.clone())];
+    let node = node_info("n1", json!({}), &[]);
+    let snapshot = Snapshot::new([node.clone()]);
+    let context = Context { snapshot: &snapshot, listers: &listers };
+    let (plugin, mut cycle) = (DynamicResources::new(&DynamicResourcesArgs::default()), CycleState::default());
+    plugin.pre_filter(&mut cycle, &pod, &context).unwrap();
+    let told = plugin.filter(&cycle, &pod, &node, &context).unwrap_err();
+    assert_eq!(told.reasons.as_slice(), ["cannot schedule extended resource claim"]);
+    let (filters, error, memory) = (&Filters::none(), &FitError::default(), &mut Memory::default());
+    let mut unplaced = Unplaced { pod: &pod, context, filters, cycle: &cycle, error, offset: 0, memory, extenders: &Extenders::default() };
+    let PostFilter::Deallocate(key, _) = plugin.post_filter(&mut unplaced) else { panic!("it stays") };
+    assert_eq!(key.name, "p-extended-resources-x");
+    let gone = ClusterEvent::DeviceClaim(Changed { old: Some(Arc::new(left.clone())), new: Arc::new(left) });
+    assert!(plugin.cures(&pod, &gone));
+}
+
+#[test]
 fn a_pod_goes_where_its_devices_are() {
     let nodes = ["n1", "n2"].map(|name| node_info(name, json!({}), &[]));
     let snapshot = Snapshot::new(nodes.clone());
