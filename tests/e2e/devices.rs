@@ -169,3 +169,28 @@ fn a_driver_prepares_what_a_pod_claims() {
     eventually("what a driver published goes with it", 180, || k.run(&["get", "resourceslice", &name]).code != 0);
     k.ok(&["delete", "deviceclass", &name]);
 }
+
+/// Proves SCH-02 for extended resources: a pod that only counts what it wants gets a class's devices, and what was made for it goes with it.
+#[test]
+fn a_class_of_devices_can_be_an_extended_resource() {
+    let cluster = Cluster::shared();
+    let k = Kubectl::ours(cluster, "counted");
+    let driver = Driver::start(&cluster.run_dir().join("kubelet"), &format!("{}.example.com", k.namespace));
+    let (name, node) = (driver.name.clone(), k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]));
+    eventually("the driver is told that it is registered", 60, || driver.state.lock().expect("nobody panicked").registered);
+    k.apply(&format!(
+        "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata: {{name: {name}}}\nspec: {{extendedResourceName: {name}/gpu, selectors: [{{cel: {{expression: \"device.driver == '{name}'\"}}}}]}}\n---\n\
+         apiVersion: resource.k8s.io/v1\nkind: ResourceSlice\nmetadata: {{name: {name}}}\nspec: {{driver: {name}, nodeName: {node}, pool: {{name: pool, generation: 1, resourceSliceCount: 1}}, devices: [{{name: d-0}}]}}\n---\n\
+         apiVersion: v1\nkind: Pod\nmetadata: {{name: user}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+         containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '1000'], resources: {{limits: {{{name}/gpu: 1}}}}}}]\n"
+    ));
+    k.until_phase("user", "Running");
+    let claim = k.field("pod", "user", "{.status.extendedResourceClaimStatus.resourceClaimName}");
+    assert!(claim.starts_with("user-extended-resources-"), "{claim}");
+    assert_eq!(k.field("resourceclaim", &claim, "{.status.allocation.devices.results[0].device}"), "d-0");
+    assert_eq!(devices_of(&driver, cluster, &k.namespace), [(claim.clone(), name.clone(), "pool".to_owned(), "d-0".to_owned())]);
+    k.ok(&["delete", "pod", "user", "--now"]);
+    eventually("it is taken back", 60, || driver.calls().last().is_some_and(|call| *call == format!("unprepare {claim}")));
+    eventually("the claim goes with its pod", 60, || k.run(&["get", "resourceclaim", &claim]).code != 0);
+    k.ok(&["delete", "resourceslice,deviceclass", &name]);
+}

@@ -147,7 +147,10 @@ mod tests {
         let pod = |name: &str, node: &str, secret: &str| {
             json!({"metadata": {"namespace": "ns", "name": name}, "spec": {"nodeName": node, "serviceAccountName": "sa", "containers": [
                 {"envFrom": [{"secretRef": {"name": secret}}], "env": [{"valueFrom": {"configMapKeyRef": {"name": "cm"}}}]}],
-                "volumes": [{"persistentVolumeClaim": {"claimName": "claim"}}, {"projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}}]}})
+                "volumes": [{"persistentVolumeClaim": {"claimName": "claim"}}, {"projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}}],
+                "resourceClaims": [{"name": "c", "resourceClaimName": "named"}, {"name": "d", "resourceClaimTemplateName": "t"}]},
+                "status": {"resourceClaimStatuses": [{"name": "d", "resourceClaimName": "made"}],
+                    "extendedResourceClaimStatus": {"resourceClaimName": format!("{name}-extended")}}})
         };
         objects.put(Collection::core("pods"), pod("p1", "n1", "s1"));
         objects.put(Collection::core("pods"), pod("p2", "n2", "s2"));
@@ -194,6 +197,9 @@ mod tests {
             "create /ns/serviceaccounts/sa/token",
             "get /ns/persistentvolumeclaims/claim",
             "get //persistentvolumes/v",
+            "get resource.k8s.io/ns/resourceclaims/named",
+            "get resource.k8s.io/ns/resourceclaims/made",
+            "get resource.k8s.io/ns/resourceclaims/p1-extended",
             "get /csi/secrets/mount",
             "get //nodes/n1",
             "patch //nodes/n1/status",
@@ -212,6 +218,7 @@ mod tests {
             ("list /ns/secrets", "No Object name found"),
             ("delete /ns/secrets/s1", "can only read resources of this type"),
             ("get /ns/pods/p2", unrelated),
+            ("get resource.k8s.io/ns/resourceclaims/p2-extended", unrelated),
             ("list //pods", "can only list/watch pods with spec.nodeName field selector"),
             ("list //pods?spec.nodeName=n2", "can only list/watch pods with spec.nodeName field selector"),
             ("create /ns/serviceaccounts/other/token", unrelated),

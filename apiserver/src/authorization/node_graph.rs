@@ -67,6 +67,8 @@ struct Metadata {
 struct Status {
     #[serde(default)]
     resource_claim_statuses: Vec<Value>,
+    #[serde(default)]
+    extended_resource_claim_status: Value,
 }
 
 fn text(value: &Value) -> &str {
@@ -124,6 +126,7 @@ fn references(namespace: &str, name: &str, pod: &Spec) -> BTreeSet<Reference> {
         }
         items(&spec["resourceClaims"]).for_each(|claim| add("resourceclaims", &claim["resourceClaimName"]));
         pod.status.resource_claim_statuses.iter().for_each(|claim| add("resourceclaims", &claim["resourceClaimName"]));
+        add("resourceclaims", &pod.status.extended_resource_claim_status["resourceClaimName"]);
     }
     found
 }
