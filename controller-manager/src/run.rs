@@ -2,7 +2,7 @@
 
 use crate::accounts::ServiceAccounts;
 use crate::controller::{self, Context, Controller, Keys, Settings};
-use crate::controllers::names::{ABSENT, canonical};
+use crate::controllers::names::{ABSENT, canonical, known};
 use crate::controllers::{TABLE, is_wanted};
 use crate::ops::Executor;
 use crate::trim;
@@ -101,9 +101,7 @@ impl Observable for Health {
 /// Runs until `stop` is cancelled, or fails when this replica is no longer the leader.
 pub async fn run(options: Options, stop: CancellationToken) -> anyhow::Result<()> {
     let Options { client, accounts, controllers, settings, candidate, address } = options;
-    for name in controllers.iter().map(|name| name.trim_start_matches('-')) {
-        anyhow::ensure!(name == "*" || canonical(name).is_some(), "\"{name}\" is not in the list of known controllers");
-    }
+    known(&controllers).map_err(anyhow::Error::msg)?;
     for (name, why) in ABSENT.iter().filter(|(name, _)| controllers.iter().any(|entry| canonical(entry) == Some(name))) {
         tracing::warn!(controller = name, why, "not started: there is none");
     }

@@ -75,6 +75,17 @@ pub fn canonical(name: &str) -> Option<&'static str> {
     upstream.or_else(|| super::TABLE.iter().map(|row| row.name).find(|known| *known == name))
 }
 
+/// Whether every entry of `--controllers` means something; if not, all that do not are told, as upstream tells several errors.
+pub fn known(list: &[String]) -> Result<(), String> {
+    let names = list.iter().map(|entry| entry.strip_prefix('-').unwrap_or(entry)).filter(|name| *name != "*" && canonical(name).is_none());
+    let unknown: Vec<String> = names.map(|name| format!("{name:?} is not in the list of known controllers")).collect();
+    match unknown.as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        several => Err(format!("[{}]", several.join(", "))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +100,19 @@ mod tests {
         assert!(absent.is_subset(&known));
         let missing: Vec<_> = known.iter().filter(|name| !built.contains(*name) && !absent.contains(*name)).collect();
         assert!(missing.is_empty(), "neither built nor absent: {missing:?}");
+    }
+
+    #[test]
+    fn whatever_is_not_known_is_told() {
+        let of = |list: &str| known(&list.split(',').map(str::to_owned).collect::<Vec<_>>());
+        let one = "\"x\" is not in the list of known controllers";
+        for (list, expected) in [
+            ("*,-ttl,podgc", Ok(())),
+            ("*,-x", Err(one.to_owned())),
+            ("x,ttl,", Err(format!("[{one}, \"\" is not in the list of known controllers]"))),
+        ] {
+            assert_eq!(of(list), expected, "{list}");
+        }
     }
 
     #[test]
