@@ -3,8 +3,9 @@
 use crate::children::{self, BURST, Changes};
 use crate::claim::{ORPHANS, candidates, claim, controller_reference, orphan};
 use crate::controller::{Context, Controller, Keys, controller_of, watch_all, watch_owned};
-use crate::ops::{Op, Request, Whole};
+use crate::ops::{Request, Whole};
 use crate::pods::{self, Availability};
+use crate::written::Written;
 use client::cache::Cacheable;
 use client::events::reference;
 use client::{Cache, Change, Expectations, ObjectKey};
@@ -219,6 +220,7 @@ pub struct ReplicasController<R> {
     owners: Arc<Cache<R>>,
     pods: Arc<Cache<Pod>>,
     expectations: Expectations<ObjectKey>,
+    written: Written,
     /// The UIDs of owners whose namespace is being deleted: what goes is not made up for, which would be refused once for every pod.
     doomed: Mutex<HashMap<ObjectKey, String>>,
 }
@@ -228,7 +230,7 @@ impl<R: Replicated> ReplicasController<R> {
     pub fn new(context: Context) -> Self {
         let (owners, pods): (_, Arc<Cache<Pod>>) = (context.caches.of(), context.caches.of());
         pods.add_index(ORPHANS, orphan);
-        Self { context, owners, pods, expectations: Expectations::default(), doomed: Mutex::default() }
+        Self { context, owners, pods, expectations: Expectations::default(), written: Written::default(), doomed: Mutex::default() }
     }
 
     fn pod_changed(&self, change: &Change<Pod>) {
@@ -240,6 +242,7 @@ impl<R: Replicated> ReplicasController<R> {
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(owner) = self.owners.get(key) else {
             self.expectations.forget(key);
+            self.written.forget(key);
             self.doomed.lock().remove(key);
             return Ok(None);
         };
@@ -256,6 +259,7 @@ impl<R: Replicated> ReplicasController<R> {
         let active: Vec<Arc<Pod>> = owned.iter().filter(|pod| pods::is_active(pod)).cloned().collect();
         let mut failed = None;
         let mut failure = None;
+        let mut has_created = false;
         if wait.is_none() && owner.meta().deletion_timestamp.is_none() {
             let mut changes = plan(owner.as_ref(), &active, || self.related(owner.as_ref(), &active), now);
             if self.doomed.lock().get(key) == owner.meta().uid.as_ref() {
@@ -268,6 +272,7 @@ impl<R: Replicated> ReplicasController<R> {
                 if let (true, Some(uid)) = (outcome.is_doomed, &owner.meta().uid) {
                     self.doomed.lock().insert(key.clone(), uid.clone());
                 }
+                has_created = outcome.created > 0 && outcome.failure.is_none();
                 failed = outcome.failure;
                 failure = failed.as_ref().map(|error| (reason, children::text(error)));
             }
@@ -277,11 +282,13 @@ impl<R: Replicated> ReplicasController<R> {
         if R::kind(&()) == "ReplicationController" {
             status.terminating = None;
         }
-        if status != old {
+        // Pods just created bring the key again when they show, as the last write of the status does: what is known before is out of date.
+        if status != old && !has_created && self.written.has_seen(owner.as_ref()) {
             let updated = owner.with_status(status);
-            self.context.executor.apply(vec![Op::send(Request::replace_status(&updated).tolerating(&[404]))]).await?;
+            let answer = self.context.executor.send(Request::replace_status(&updated).tolerating(&[404])).await?;
+            self.written.note(key, &answer);
         }
-        failed.map_or(Ok(soon.into_iter().chain(wait).min()), |error| Err(error.into()))
+        failed.map_or_else(|| Ok(soon.into_iter().chain(self.expectations.wait(key)).min()), |error| Err(error.into()))
     }
 
     /// The pods of all owners that have the same controller: one Deployment's ReplicaSets.

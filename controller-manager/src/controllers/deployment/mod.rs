@@ -14,7 +14,7 @@ use crate::claim::claim;
 use crate::controller::{Context, Controller, Keys, controller_key, controller_of, watch_all, watch_owned};
 use crate::ops::{Op, Request, is_unclear};
 use crate::pods;
-use crate::written::WrittenChildren;
+use crate::written::{Written, WrittenChildren};
 use client::{Cache, Change, ObjectKey};
 use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
@@ -32,6 +32,8 @@ pub struct DeploymentController {
     deployments: Arc<Cache<Deployment>>,
     replica_sets: Arc<Cache<ReplicaSet>>,
     pods: Arc<Cache<Pod>>,
+    /// The Deployments themselves, as they were written last.
+    own: Written,
     written: WrittenChildren,
     /// ReplicaSets, by Deployment, of which nobody knows whether the last write to them was carried out: names, one for each write that got no clear answer.
     unclear: Mutex<HashMap<ObjectKey, BTreeSet<String>>>,
@@ -45,6 +47,7 @@ impl DeploymentController {
             deployments: caches.of(),
             replica_sets: caches.of(),
             pods: caches.of(),
+            own: Written::default(),
             written: WrittenChildren::default(),
             unclear: Mutex::default(),
             context,
@@ -53,10 +56,14 @@ impl DeploymentController {
 
     async fn sync(&self, key: &ObjectKey) -> anyhow::Result<Option<Duration>> {
         let Some(deployment) = self.deployments.get(key) else {
+            self.own.forget(key);
             self.written.forget(key);
             self.unclear.lock().remove(key);
             return Ok(None);
         };
+        if !self.own.has_seen(deployment.as_ref()) {
+            return Ok(None);
+        }
         let executor = &self.context.executor;
         let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
         if selector.is_some_and(api::validation::labels::is_empty) {
@@ -92,6 +99,7 @@ impl DeploymentController {
         for op in ops {
             match op {
                 Op::Send(request) if writes_replica_set(&request) => self.write(key, *request).await?,
+                Op::Send(request) if request.body["kind"] == "Deployment" => self.own.note(key, &executor.send(*request).await?),
                 other => again = executor.apply(vec![other]).await?.into_iter().chain(again).min(),
             }
         }
