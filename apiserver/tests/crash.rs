@@ -33,7 +33,10 @@ fn write(round: u64, writer: u64, index: u64) -> (String, Option<Bytes>) {
     let size = if random.random_ratio(1, 50) { 60_000 } else { random.random_range(0..5_000) };
     let value = random.random_ratio(4, 5).then(|| {
         let mut value = format!("{round} {writer} {index} ").into_bytes();
-        value.resize(value.len() + size, b'x');
+        let text = value.len();
+        value.resize(text + size, 0);
+        // Noise, so that it stays as long when it is stored.
+        random.fill(&mut value[text..]);
         Bytes::from(value)
     });
     (key, value)

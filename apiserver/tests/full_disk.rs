@@ -10,6 +10,8 @@ use apiserver::store::{Expect, Range, Store, StoreError, sled};
 use bytes::Bytes;
 use futures::StreamExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -31,8 +33,11 @@ fn limit(bytes: u64) {
     setrlimit(Resource::RLIMIT_FSIZE, bytes.min(most), most).unwrap();
 }
 
-async fn put(store: &Arc<dyn Store>, key: &str, fill: usize) -> Result<u64, StoreError> {
-    store.put(key.to_owned(), Bytes::from(vec![(fill % 251) as u8; VALUE]), Expect::Any, 0).await
+/// Puts noise, which takes as much room on the disk as in memory.
+async fn put(store: &Arc<dyn Store>, key: &str, seed: usize) -> Result<u64, StoreError> {
+    let mut value = vec![0; VALUE];
+    StdRng::seed_from_u64(seed as u64).fill(&mut value[..]);
+    store.put(key.to_owned(), Bytes::from(value), Expect::Any, 0).await
 }
 
 /// The revision of each key, as the store lists it.

@@ -18,6 +18,7 @@ mod log;
 pub mod memory;
 #[cfg(test)]
 mod model;
+mod packing;
 pub mod sled;
 #[cfg(test)]
 mod suite;
