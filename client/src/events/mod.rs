@@ -27,7 +27,7 @@ use tokio::task::JoinSet;
 
 /// Reports that may wait to be written: about as many as a scheduler makes in its busiest seconds (upstream's broadcaster holds 1,000).
 const WAITING: usize = 10_000;
-/// Events of a scheduler that are written at a time: few beside the requests that its pods wait for.
+/// Events of a scheduler that are written at a time when as many wait as may.
 const AT_ONCE: usize = 16;
 /// How often a write is tried (upstream: 12).
 const TRIES: u32 = 12;
@@ -193,11 +193,17 @@ async fn write_core(client: Client, source: Source, mut reports: mpsc::Receiver<
     }
 }
 
-/// Writes beside each other, as many at a time as keep a scheduler's pace; upstream starts a thread for each.
+/// How many events may be written beside each other: one while few wait, so that in a burst the requests that pods wait for go first and
+/// what is only told comes after them; more with each that waits, before any is dropped.
+fn at_once(waiting: usize) -> usize {
+    1 + waiting * (AT_ONCE - 1) / WAITING
+}
+
+/// Writes [some](at_once) beside each other; upstream starts a thread for each.
 async fn write_series(client: Client, source: Source, mut reports: mpsc::Receiver<Report>) {
     let (mut cache, mut writing) = (SeriesCache::new(source), JoinSet::new());
     loop {
-        while writing.len() >= AT_ONCE {
+        while writing.len() >= at_once(reports.len()) {
             writing.join_next().await;
         }
         while writing.try_join_next().is_some() {}
@@ -249,6 +255,19 @@ where
                 tries += 1;
                 tokio::time::sleep(BETWEEN_TRIES).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_are_written_at_once_the_more_wait() {
+        let cases = [(0, 1), (100, 1), (700, 2), (WAITING / 2, 8), (WAITING, AT_ONCE)];
+        for (waiting, expected) in cases {
+            assert_eq!(at_once(waiting), expected, "{waiting}");
         }
     }
 }
