@@ -379,8 +379,8 @@ fn feasible(
     if let Some(node) = pod.status().nominated_node_name.as_deref().and_then(|name| snapshot.get(name))
         && filters.only.as_ref().is_none_or(|(names, _)| names.contains(node.name()))
         && filters.check_with_nominated(cycle, pod, node, context).is_ok()
-        // An extender that fails here is asked again among all nodes.
-        && let Ok(node) = extenders.filter(pod, vec![node.clone()], snapshot, error)
+        // What an extender says against it, or that it fails, it will say again among all nodes.
+        && let Ok(node) = extenders.filter(pod, vec![node.clone()], snapshot, &mut FitError::default())
         && !node.is_empty()
     {
         return Ok(node);
