@@ -2,6 +2,8 @@
 
 mod allocation;
 mod balanced_allocation;
+#[cfg(test)]
+mod cures;
 mod default_binder;
 mod default_preemption;
 mod dynamic_resources;
