@@ -209,7 +209,7 @@ impl Builder {
             tokio::spawn(renew(encrypted));
         }
         tokio::spawn(definitions.run(stop.clone()));
-        tokio::spawn(bootstrap(objects, cluster, bootstrapped, stop.clone()));
+        tokio::spawn(bootstrap(registry.clone(), cluster, bootstrapped, stop.clone()));
         Ok(Running { address, cert_dir, registry, stop, serving, store })
     }
 }
@@ -240,9 +240,9 @@ impl Running {
 
 /// Makes the objects that every cluster starts with, again and again until it succeeds: a store that is briefly away must not leave a
 /// cluster without its roles.
-async fn bootstrap(objects: Arc<dyn Objects>, cluster: Cluster, done: Check, stop: CancellationToken) {
+async fn bootstrap(registry: Arc<Registry>, cluster: Cluster, done: Check, stop: CancellationToken) {
     const RETRY: Duration = Duration::from_secs(1);
-    while let Err(error) = crate::bootstrap::run(&*objects, &cluster).await {
+    while let Err(error) = crate::bootstrap::run(&*registry, &cluster).await {
         tracing::warn!(%error, "the objects that a cluster starts with cannot all be made; trying again");
         tokio::select! {
             () = stop.cancelled() => return,
@@ -250,6 +250,7 @@ async fn bootstrap(objects: Arc<dyn Objects>, cluster: Cluster, done: Check, sto
         }
     }
     done.set(true);
+    crate::bootstrap::keep_own_service(&registry, &cluster, &stop).await;
 }
 
 /// The audit log, where there is to be one.

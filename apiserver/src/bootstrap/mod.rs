@@ -9,12 +9,16 @@ mod flow_control;
 pub mod policy;
 mod reconcile;
 
+use crate::cache::Filter;
 use crate::objects::{Collection, Objects, decode};
+use crate::registry::Registry;
 use api::status::{Result, StatusError};
-use futures::{StreamExt, future::BoxFuture, stream};
+use futures::{FutureExt, StreamExt, future, future::BoxFuture, stream};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 use std::net::IpAddr;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// What the cluster's first objects say about this server.
 #[derive(Clone, Debug)]
@@ -117,6 +121,32 @@ pub async fn run(objects: &dyn Objects, cluster: &Cluster) -> Result<()> {
     wanted.extend(own.map(|object| Wanted::new(crate::aggregation::API_SERVICES, "", object).merged(reconcile::fields)));
     let first = ensure_all(objects, wanted).await.and(announce_service_range(objects, cluster).await);
     first.and(ensure_all(objects, defaults::own_service(cluster)).await)
+}
+
+/// Makes the `kubernetes` service and what is behind it again whenever somebody deletes them, until the server stops
+/// (upstream: `pkg/controlplane/controller/kubernetesservice`, which looks every ten seconds).
+pub async fn keep_own_service(registry: &Registry, cluster: &Cluster, stop: &CancellationToken) {
+    const RETRY: Duration = Duration::from_secs(1);
+    let wanted = defaults::own_service(cluster);
+    let watch = |w: &Wanted| registry.changes(w.collection, Filter::all().in_namespace(w.namespace).named(w.name()));
+    while let Some(mut watchers) = wanted.iter().map(watch).collect::<Option<Vec<_>>>().filter(|watchers| !watchers.is_empty()) {
+        let mut failed = false;
+        for missing in wanted.iter().filter(|w| Objects::get(registry, w.collection, w.namespace, w.name()).is_none()) {
+            if let Err(error) = missing.ensure(registry).await {
+                tracing::warn!(resource = missing.collection.plural, %error, "the server's own service cannot be made again yet");
+                failed = true;
+            }
+        }
+        let next = async {
+            if failed {
+                return tokio::time::sleep(RETRY).await;
+            }
+            future::select_all(watchers.iter_mut().map(|watcher| watcher.next().boxed())).await;
+        };
+        if stop.run_until_cancelled(next).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Says in the ServiceCIDR `kubernetes` that it is ready.

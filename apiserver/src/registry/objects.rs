@@ -39,6 +39,12 @@ impl Registry {
     fn collection_cache(&self, collection: Collection) -> Option<Arc<Cache>> {
         self.stored_endpoint(collection.group, collection.plural)?.cache.clone()
     }
+
+    /// What happens from now on to the objects that the filter takes; `None` if the collection is not served.
+    pub(crate) fn changes(&self, collection: Collection, filter: Filter) -> Option<Watcher> {
+        let cache = self.collection_cache(collection)?;
+        cache.watch(filter, WatchOptions { start: Start::After(cache.revision()), bookmarks: false, deadline: None }).ok()
+    }
 }
 
 pub(super) fn own_write<'a>(endpoint: &'a super::Endpoint, namespace: &'a str, name: &'a str, subresource: &'a str) -> Write<'a> {

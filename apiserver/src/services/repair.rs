@@ -5,7 +5,7 @@
 //! It looks at everything, at the start and some time after something has changed. Left out: events about what was repaired; it is in the log.
 
 use super::addresses::{ADDRESSES, Owner, claim, is_labelled, is_managed};
-use crate::cache::{Filter, Start, WatchOptions, Watcher};
+use crate::cache::Filter;
 use crate::objects::{Collection, Objects, decode, decoded_list};
 use crate::registry::Registry;
 use api::status::Result;
@@ -124,15 +124,10 @@ pub async fn pass(objects: &dyn Objects, now: Timestamp) -> bool {
     stream::iter(repairs).map(apply_one).buffer_unordered(AT_ONCE).fold(young, async |again, failed| again | failed).await
 }
 
-fn changes(registry: &Registry, collection: Collection) -> Option<Watcher> {
-    let endpoint = registry.stored_endpoint(collection.group, collection.plural)?;
-    let cache = endpoint.cache.as_ref()?;
-    cache.watch(Filter::all(), WatchOptions { start: Start::After(cache.revision()), bookmarks: false, deadline: None }).ok()
-}
-
 /// Looks and repairs until the server stops.
 pub async fn run(registry: Arc<Registry>, stop: CancellationToken) {
-    while let (Some(mut services), Some(mut objects)) = (changes(&registry, SERVICES), changes(&registry, ADDRESSES)) {
+    let changes = |collection| registry.changes(collection, Filter::all());
+    while let (Some(mut services), Some(mut objects)) = (changes(SERVICES), changes(ADDRESSES)) {
         if !pass(&*registry, Timestamp::now()).await {
             tokio::select! {
                 () = stop.cancelled() => return,

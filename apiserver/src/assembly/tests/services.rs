@@ -64,3 +64,14 @@ async fn an_address_is_an_object_for_as_long_as_a_service_has_it() {
     assert_eq!(cluster.send(cluster.request("DELETE", &format!("{SERVICES}/c"))).await.0, 200);
     assert_eq!(get(format!("{ADDRESSES}/203.0.113.10")).await.0, 404);
 }
+
+#[tokio::test]
+async fn the_servers_own_service_comes_back_with_its_address() {
+    let cluster = Cluster::start().await;
+    let path = format!("{SERVICES}/kubernetes");
+    let old = cluster.until(&path, |code, _| code == 200).await;
+    assert_eq!(cluster.send(cluster.request("DELETE", &path)).await.0, 200);
+    let uid = &old["metadata"]["uid"];
+    let new = cluster.until(&path, |code, service| code == 200 && service["metadata"]["uid"] != *uid).await;
+    assert_eq!(new["spec"]["clusterIP"], old["spec"]["clusterIP"]);
+}
