@@ -162,6 +162,7 @@ impl Builder {
         let api = Api {
             registry: registry.clone(),
             reviews,
+            components: crate::component_status::Components::new(connections.clone()),
             usage: crate::usage::Usage::new(objects.clone(), connections.clone()),
             connections,
             aggregator: aggregator.clone(),

@@ -38,6 +38,11 @@ impl Health {
         Check(flag)
     }
 
+    /// Whether the store can be written to, or why not.
+    pub async fn store(&self) -> Result<(), String> {
+        self.store.health().await.map_err(|error| error.to_string())
+    }
+
     /// Whether all checks are passed.
     pub fn ready(&self) -> bool {
         self.checks.read().values().all(|c| c.load(Ordering::Acquire))

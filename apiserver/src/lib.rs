@@ -12,6 +12,7 @@ pub mod authentication;
 pub mod authorization;
 pub mod bootstrap;
 pub mod cache;
+pub mod component_status;
 pub mod connect;
 pub mod custom;
 pub mod discovery;

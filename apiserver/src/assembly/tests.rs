@@ -11,6 +11,9 @@ mod webhooks;
 
 use super::{Running, Server};
 use crate::Options;
+use crate::connect::{Connections, KubeletTls};
+use crate::objects::Fixed;
+use crate::pki::Authority;
 use crate::store::Store;
 use futures::StreamExt;
 use reqwest::{Certificate, Client, Method};
@@ -232,4 +235,35 @@ async fn a_pod_that_is_evicted_says_so_while_it_goes() {
     let mark = going["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
     assert_eq!((&mark["status"], &mark["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn components_are_asked_how_they_are() {
+    let cluster = Cluster::start().await;
+    let path = "/api/v1/componentstatuses";
+    let (code, list) = cluster.get(path).await;
+    assert_eq!((code, &list["kind"], &list["metadata"]), (200, &json!("ComponentStatusList"), &json!({})));
+    let names: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(names, ["controller-manager", "scheduler", "etcd-0"]);
+    let (_, store) = cluster.get(&format!("{path}/etcd-0")).await;
+    assert_eq!(store["kind"], "ComponentStatus");
+    assert_eq!(store["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    let (_, picked) = cluster.get(&format!("{path}?fieldSelector=metadata.name%3Detcd-0")).await;
+    assert_eq!(picked["items"].as_array().unwrap().len(), 1);
+    let (code, unknown) = cluster.get(&format!("{path}/etcd-1")).await;
+    assert_eq!((code, &unknown["message"]), (500, &json!("Component not found: etcd-1")));
+    let request = cluster.request("GET", &format!("{path}/etcd-0")).header("Accept", "application/json;as=Table;g=meta.k8s.io;v=v1");
+    let (_, table) = cluster.send(request).await;
+    assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
+
+    // This server is as good as any other to ask.
+    let keys = Authority::new("test", std::time::SystemTime::now()).unwrap();
+    let tls = KubeletTls::new(keys.pem().certificate.as_bytes(), keys.pem().key.as_bytes(), None).unwrap();
+    let connections = Connections::new(Arc::new(Fixed::default()), tls);
+    let port = cluster.server.as_ref().unwrap().address().port();
+    assert_eq!(connections.probe_local(port, "/healthz").await, Ok("ok".into()));
+    assert_eq!(connections.probe_local(port, "/api").await, Err("HTTP probe failed with statuscode: 403".into()));
+    cluster.stop().await;
+    let refused = format!("Get \"https://127.0.0.1:{port}/healthz\": dial tcp 127.0.0.1:{port}: connect: connection refused");
+    assert_eq!(connections.probe_local(port, "/healthz").await, Err(refused));
 }

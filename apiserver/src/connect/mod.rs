@@ -22,8 +22,15 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::core::v1::Pod;
 use page::Place;
+use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 use transport::Transport;
+
+/// How long another component may take to say how it is (upstream).
+const PROBE: Duration = Duration::from_secs(20);
+/// The most it may say (upstream).
+const PROBE_ANSWER: usize = 10 << 10;
 
 /// What is to be connected to: the parts of the request's path and its query.
 #[derive(Clone, Debug, Default)]
@@ -117,6 +124,23 @@ impl Connections {
         }
         let body = Limited::new(response.into_body(), limit).collect().await.map_err(StatusError::internal)?;
         Ok(body.to_bytes())
+    }
+
+    /// Whether a server on this machine answers well to a GET over TLS, whoever it is: its answer, or why not, in the words of upstream's probes.
+    pub async fn probe_local(&self, port: u16, path: &str) -> std::result::Result<String, String> {
+        let target = Target { host: "127.0.0.1".into(), port, path: path.to_owned(), transport: Transport::Tls };
+        let failed = |why: &dyn Display| format!("Get \"https://127.0.0.1:{port}{path}\": {why}");
+        let probe = async {
+            let request = Request::get(path).body(Body::empty()).map_err(|e| failed(&e))?;
+            let response = self.tls.forward(&target, request).await.map_err(|e| failed(&e))?;
+            let code = response.status().as_u16();
+            let body = Limited::new(response.into_body(), PROBE_ANSWER).collect().await.map_err(|e| failed(&e))?;
+            match code {
+                200..400 => Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned()),
+                _ => Err(format!("HTTP probe failed with statuscode: {code}")),
+            }
+        };
+        tokio::time::timeout(PROBE, probe).await.unwrap_or_else(|_| Err(failed(&"context deadline exceeded")))
     }
 
     fn pod(&self, wanted: &Wanted<'_>) -> Result<Pod> {

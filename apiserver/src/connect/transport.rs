@@ -4,6 +4,7 @@
 //! it impersonates) is never passed on.
 
 use super::Target;
+use crate::outbound::go_text;
 use api::status::{Result, StatusError};
 use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
@@ -45,7 +46,7 @@ pub enum Transport {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The peer is not there or refuses.
-    #[error("dial tcp {address}: {source}")]
+    #[error("dial tcp {address}: {}", go_text(.source))]
     Connect {
         /// `host:port`.
         address: String,

@@ -24,6 +24,9 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use parameters::ListParameters;
+use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -93,6 +96,8 @@ pub struct Api {
     pub reviews: Reviews,
     /// What passes requests on to kubelets, pods and services.
     pub connections: Arc<Connections>,
+    /// How other components are.
+    pub components: crate::component_status::Components,
     /// What nodes and pods use.
     pub usage: crate::usage::Usage,
     /// What other servers answer for.
@@ -180,6 +185,9 @@ impl Api {
         if !row.verbs.iter().any(|v| crate::discovery::verb_name(*v) == info.verb) || !named_as_the_verb_needs(&call, row.namespaced()) {
             return Err(respond::generic(405));
         }
+        if row.group.is_empty() && row.plural == crate::component_status::PLURAL {
+            return self.component_statuses(call, &endpoint).await;
+        }
         match info.verb.as_ref() {
             "get" => read::get(self, call, &endpoint).await,
             "list" => read::list(self, call, &endpoint).await,
@@ -191,6 +199,18 @@ impl Api {
             "deletecollection" => write::delete_collection(self, call, &endpoint).await,
             _ => Err(respond::generic(405)),
         }
+    }
+
+    async fn component_statuses(&self, call: Call, endpoint: &Endpoint) -> Result<Response> {
+        let format = call.format(Offer::Resource)?;
+        if call.info.verb == "get" {
+            let found = self.components.get(&call.info.name, &self.health).await?;
+            return read::shown(endpoint, found, format, &call);
+        }
+        let picks = ListParameters::parse(&call.query, false)?.picks()?;
+        let mut found = self.components.list(&self.health).await;
+        found.retain(|object| picks(&ObjectMeta { name: object["metadata"]["name"].as_str().map(str::to_owned), ..Default::default() }));
+        read::listed(endpoint, json!({}), found, format, call.query.get("includeObject"))
     }
 
     async fn subresource(&self, call: Call, endpoint: Arc<Endpoint>) -> Result<Response> {

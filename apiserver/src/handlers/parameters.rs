@@ -5,7 +5,9 @@ use crate::request::Query;
 use api::StatusError;
 use api::decode::body::FieldValidation;
 use api::field::{ErrorList, Path};
+use api::selector::{FieldSelector, LabelSelector};
 use api::status::Result;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 const OPTIONS_GROUP: &str = "meta.k8s.io";
@@ -47,6 +49,21 @@ pub struct ListParameters {
 }
 
 impl ListParameters {
+    /// Which of the objects that have no more to select by than their metadata the selectors pick.
+    pub fn picks(&self) -> Result<impl Fn(&ObjectMeta) -> bool + use<>> {
+        let refused = |error: api::selector::ParseError| StatusError::bad_request(error.0);
+        let labels = LabelSelector::parse(&self.label_selector).map_err(refused)?;
+        let fields = FieldSelector::parse(&self.field_selector).map_err(refused)?;
+        Ok(move |meta: &ObjectMeta| {
+            let field = |name: &str| match name {
+                "metadata.name" => meta.name.clone().unwrap_or_default(),
+                "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
+                _ => String::new(),
+            };
+            labels.matches(meta.labels.as_ref()) && fields.matches(field)
+        })
+    }
+
     /// Reads and validates them.
     pub fn parse(query: &Query, watch: bool) -> Result<Self> {
         let own = |name| query.get(name).unwrap_or("").to_owned();

@@ -39,6 +39,12 @@ pub(super) fn object(endpoint: &Endpoint, code: u16, bytes: Bytes, format: Forma
     Ok(respond::value(code, &shaped(endpoint, value, format.shape, call)?, format))
 }
 
+/// An object that was made to be shown, in the shape that was asked for.
+pub(super) fn shown(endpoint: &Endpoint, value: Value, format: Format, call: &Call) -> Result<Response> {
+    let value = if format.shape == Shape::Object { value } else { shaped(endpoint, value, format.shape, call)? };
+    Ok(respond::value(200, &value, format))
+}
+
 fn shaped(endpoint: &Endpoint, value: Value, shape: Shape, call: &Call) -> Result<Value> {
     if shape == Shape::Metadata || value["kind"] == "Status" {
         return Ok(if value["kind"] == "Status" { value } else { table::metadata_only(&endpoint.row, &value) });
@@ -63,7 +69,11 @@ pub(super) async fn listing(endpoint: &Endpoint, listing: Listing, format: Forma
         return Ok(joined(endpoint, listing));
     }
     let objects = endpoint.served_values(listing.entries.iter().map(|e| e.text())).await?;
-    let metadata = listing.metadata();
+    listed(endpoint, listing.metadata(), objects, format, include)
+}
+
+/// Objects as a list under this metadata, in the shape that was asked for.
+pub(super) fn listed(endpoint: &Endpoint, metadata: Value, objects: Vec<Value>, format: Format, include: Option<&str>) -> Result<Response> {
     let value = match format.shape {
         Shape::Table => table::table(&endpoint.row, metadata, objects, IncludeObject::parse(include)?, true)?,
         Shape::Metadata => table::metadata_list(&endpoint.row, metadata, &objects),

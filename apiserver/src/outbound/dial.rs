@@ -45,7 +45,8 @@ pub enum DialError {
     Service(String),
 }
 
-fn go_text(error: &io::Error) -> String {
+/// Why a connection came to nothing, in Go's words.
+pub fn go_text(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
         io::ErrorKind::HostUnreachable => "connect: no route to host".into(),

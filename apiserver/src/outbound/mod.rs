@@ -8,7 +8,7 @@
 mod dial;
 pub mod service;
 
-pub use dial::{DialError, connect_service};
+pub use dial::{DialError, connect_service, go_text};
 
 use crate::objects::Objects;
 use bytes::Bytes;

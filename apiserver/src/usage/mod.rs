@@ -15,7 +15,6 @@ use crate::objects::{Collection, Objects, decoded, decoded_list};
 use crate::respond::{self, Response};
 use api::quantity::{Format, Quantity};
 use api::resource::{Resource, Scope, Verb};
-use api::selector::{FieldSelector, LabelSelector};
 use api::status::{Result, StatusError};
 use exposition::{NodeUse, Use};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -94,18 +93,7 @@ impl Usage {
                 vec![item.ok_or_else(|| StatusError::not_found(GROUP, &row.kind.to_lowercase(), &shown))?]
             }
             "list" => {
-                let parameters = ListParameters::parse(&query, false)?;
-                let refused = |error: api::selector::ParseError| StatusError::bad_request(error.0);
-                let labels = LabelSelector::parse(&parameters.label_selector).map_err(refused)?;
-                let fields = FieldSelector::parse(&parameters.field_selector).map_err(refused)?;
-                let picks = |meta: &ObjectMeta| {
-                    let field = |name: &str| match name {
-                        "metadata.name" => meta.name.clone().unwrap_or_default(),
-                        "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
-                        _ => String::new(),
-                    };
-                    labels.matches(meta.labels.as_ref()) && fields.matches(field)
-                };
+                let picks = ListParameters::parse(&query, false)?.picks()?;
                 self.items(row, &info.namespace, picks).await
             }
             _ => return Err(respond::generic(405)),
