@@ -133,21 +133,36 @@ fn devices_of(driver: &Driver, cluster: &Cluster, namespace: &str) -> Vec<(Strin
         .collect()
 }
 
+/// A driver of devices of the shared node, which its kubelet knows.
+fn registered(cluster: &Cluster, k: &Kubectl<'_>) -> Driver {
+    let driver = Driver::start(&cluster.run_dir().join("kubelet"), &format!("{}.example.com", k.namespace));
+    eventually("the driver is told that it is registered", 60, || driver.state.lock().expect("nobody panicked").registered);
+    driver
+}
+
+/// The driver's class, with more to its spec, and its one device, as a manifest.
+fn device(k: &Kubectl<'_>, name: &str, more: &str) -> String {
+    let node = k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    format!(
+        "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata: {{name: {name}}}\nspec: {{{more}selectors: [{{cel: {{expression: \"device.driver == '{name}'\"}}}}]}}\n---\n\
+         apiVersion: resource.k8s.io/v1\nkind: ResourceSlice\nmetadata: {{name: {name}}}\nspec: {{driver: {name}, nodeName: {node}, pool: {{name: pool, generation: 1, resourceSliceCount: 1}}, devices: [{{name: d-0}}]}}\n"
+    )
+}
+
 /// Proves SCH-02 and POD-13 for devices: a pod with a claim runs once its driver has prepared it, is told what keeps it from that, and gives it back.
 #[test]
 fn a_driver_prepares_what_a_pod_claims() {
     let cluster = Cluster::shared();
     let k = Kubectl::ours(cluster, "devices");
-    let driver = Driver::start(&cluster.run_dir().join("kubelet"), &format!("{}.example.com", k.namespace));
-    let (name, node) = (driver.name.clone(), k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]));
-    eventually("the driver is told that it is registered", 60, || driver.state.lock().expect("nobody panicked").registered);
+    let driver = registered(cluster, &k);
+    let name = driver.name.clone();
     driver.fail("no luck");
     k.apply(&format!(
-        "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata: {{name: {name}}}\nspec: {{selectors: [{{cel: {{expression: \"device.driver == '{name}'\"}}}}]}}\n---\n\
-         apiVersion: resource.k8s.io/v1\nkind: ResourceSlice\nmetadata: {{name: {name}}}\nspec: {{driver: {name}, nodeName: {node}, pool: {{name: pool, generation: 1, resourceSliceCount: 1}}, devices: [{{name: d-0}}]}}\n---\n\
+        "{}---\n\
          apiVersion: resource.k8s.io/v1\nkind: ResourceClaim\nmetadata: {{name: claim}}\nspec: {{devices: {{requests: [{{name: r, exactly: {{deviceClassName: {name}}}}}]}}}}\n---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{name: user}}\nspec:\n  terminationGracePeriodSeconds: 0\n  resourceClaims: [{{name: c, resourceClaimName: claim}}]\n  \
-         containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '1000'], resources: {{claims: [{{name: c}}]}}}}]\n"
+         containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '1000'], resources: {{claims: [{{name: c}}]}}}}]\n",
+        device(&k, &name, "")
     ));
     let why =
         "Failed to prepare dynamic resources: prepare dynamic resources: NodePrepareResources failed for ResourceClaim claim: no luck";
@@ -175,14 +190,13 @@ fn a_driver_prepares_what_a_pod_claims() {
 fn a_class_of_devices_can_be_an_extended_resource() {
     let cluster = Cluster::shared();
     let k = Kubectl::ours(cluster, "counted");
-    let driver = Driver::start(&cluster.run_dir().join("kubelet"), &format!("{}.example.com", k.namespace));
-    let (name, node) = (driver.name.clone(), k.ok(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]));
-    eventually("the driver is told that it is registered", 60, || driver.state.lock().expect("nobody panicked").registered);
+    let driver = registered(cluster, &k);
+    let name = driver.name.clone();
     k.apply(&format!(
-        "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata: {{name: {name}}}\nspec: {{extendedResourceName: {name}/gpu, selectors: [{{cel: {{expression: \"device.driver == '{name}'\"}}}}]}}\n---\n\
-         apiVersion: resource.k8s.io/v1\nkind: ResourceSlice\nmetadata: {{name: {name}}}\nspec: {{driver: {name}, nodeName: {node}, pool: {{name: pool, generation: 1, resourceSliceCount: 1}}, devices: [{{name: d-0}}]}}\n---\n\
+        "{}---\n\
          apiVersion: v1\nkind: Pod\nmetadata: {{name: user}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
-         containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '1000'], resources: {{limits: {{{name}/gpu: 1}}}}}}]\n"
+         containers: [{{name: c, image: 'busybox:1.28', command: [sleep, '1000'], resources: {{limits: {{{name}/gpu: 1}}}}}}]\n",
+        device(&k, &name, &format!("extendedResourceName: {name}/gpu, "))
     ));
     k.until_phase("user", "Running");
     let claim = k.field("pod", "user", "{.status.extendedResourceClaimStatus.resourceClaimName}");

@@ -263,7 +263,11 @@ async fn components_are_asked_how_they_are() {
     let port = cluster.server.as_ref().unwrap().address().port();
     assert_eq!(connections.probe_local(port, "/healthz").await, Ok("ok".into()));
     assert_eq!(connections.probe_local(port, "/api").await, Err("HTTP probe failed with statuscode: 403".into()));
-    cluster.stop().await;
+    // Nobody listens on a port that is held like this, and nobody else can take it.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = held.local_addr().unwrap().port();
     let refused = format!("Get \"https://127.0.0.1:{port}/healthz\": dial tcp 127.0.0.1:{port}: connect: connection refused");
     assert_eq!(connections.probe_local(port, "/healthz").await, Err(refused));
+    cluster.stop().await;
 }

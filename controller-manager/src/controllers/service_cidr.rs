@@ -105,7 +105,7 @@ impl Controller for ServiceCidrs {
         Box::pin(async move {
             let Some(cidr) = self.cidrs.get(key) else { return Ok(None) };
             let needed = || is_needed(&cidr, &self.cidrs.list(), self.addresses.list().iter().map(AsRef::as_ref));
-            let ops = plan(&cidr, needed, Timestamp::now());
+            let ops = plan(&cidr, needed, self.context.clock.now());
             Ok(self.context.executor.apply(ops).await?)
         })
     }
