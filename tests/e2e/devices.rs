@@ -189,7 +189,7 @@ fn a_driver_prepares_what_a_pod_claims() {
 #[test]
 fn a_class_of_devices_can_be_an_extended_resource() {
     let cluster = Cluster::shared();
-    let k = Kubectl::ours(cluster, "counted");
+    let k = Kubectl::ours(cluster, "gpus");
     let driver = registered(cluster, &k);
     let name = driver.name.clone();
     k.apply(&format!(
